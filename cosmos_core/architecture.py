@@ -6,11 +6,20 @@ Constants are those of the reference configurations (cosmos_predict2/configs/bas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-from cosmos_core.errors import BadVariant
+from cosmos_core.errors import BadConfig, BadVariant
 
-__all__ = ["MODELS", "DiTArchitecture", "ModelArchitecture", "VAEArchitecture", "model_architecture"]
+__all__ = [
+    "MODELS",
+    "DiTArchitecture",
+    "ModelArchitecture",
+    "VAEArchitecture",
+    "architecture_from_reference",
+    "model_architecture",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +123,7 @@ MODELS: dict[str, ModelArchitecture] = {
             crossattn_emb_channels=64,
             adaln_lora_dim=32,
         ),
-        vae=VAEArchitecture(dim=16),
+        vae=VAEArchitecture(dim=8),
         resolutions=("112",),
         fps=(10,),
         repository="crossroads/tiny",
@@ -135,3 +144,43 @@ def model_architecture(name: str) -> ModelArchitecture:
         return MODELS[name]
     except KeyError:
         raise BadVariant("no such model", got=name, expected=" | ".join(MODELS)) from None
+
+
+_INERT = {
+    "atten_backend",  # another kernel of the same attention
+    "pos_emb_learnable",  # read only by position embeddings other than the rotary one
+    "pos_emb_interpolation",
+    "min_fps",
+    "max_fps",
+    "extra_h_extrapolation_ratio",  # read only with extra_per_block_abs_pos_emb
+    "extra_w_extrapolation_ratio",
+    "extra_t_extrapolation_ratio",
+}
+_ONLY_VALUE: dict[str, object] = {
+    "pos_emb_cls": "rope3d",
+    "use_adaln_lora": True,
+    "extra_per_block_abs_pos_emb": False,
+    "natten_parameters": None,
+}
+
+
+def architecture_from_reference(kwargs: Mapping[str, Any]) -> DiTArchitecture:
+    """The record of numbers from constructor arguments of the reference's Video2World network.
+
+    Arguments that have no effect there are ignored by name.
+
+    Raises:
+        BadConfig: an argument is unknown, missing, or asks for something that this network does not compute.
+    """
+    known = {field.name for field in fields(DiTArchitecture)}
+    missing = {"model_channels", "num_blocks", "num_heads"} - set(kwargs)
+    if missing:
+        raise BadConfig("network arguments are missing", expected=", ".join(sorted(missing)))
+    architecture = DiTArchitecture(**{name: value for name, value in kwargs.items() if name in known})
+    only_value = {**_ONLY_VALUE, "crossattn_proj_in_channels": architecture.crossattn_emb_channels}
+    for name in sorted(set(kwargs) - known - _INERT):
+        if name not in only_value:
+            raise BadConfig("unknown network argument", got=name, expected=" | ".join(sorted(known | _INERT)))
+        if kwargs[name] != only_value[name]:
+            raise BadConfig(f"network argument {name} is not supported", got=kwargs[name], expected=only_value[name])
+    return architecture

@@ -14,7 +14,8 @@ CrossroadsError
 ├── Transient                retry, after a pause
 │   ├── StorageUnavailable
 │   └── WorkerLost           a worker died, hung or was stopped; retry on a fresh one
-└── OutOfMemory              retry once, in a smaller mode or elsewhere
+├── OutOfMemory              retry once, in a smaller mode or elsewhere
+└── Cancelled                the run is being stopped; nothing is wrong with the request
 
 A message always says what was got, what was expected and how to fix it. An error crosses the process border
 as the dictionary of `to_payload` and comes back as the same class through `from_payload`.
@@ -33,6 +34,7 @@ __all__ = [
     "BadRequest",
     "BadScenario",
     "BadVariant",
+    "Cancelled",
     "CheckpointMismatch",
     "CheckpointMissing",
     "CrossroadsError",
@@ -140,6 +142,10 @@ class WorkerLost(Transient):
 
 class OutOfMemory(CrossroadsError):
     """A device ran out of memory."""
+
+
+class Cancelled(CrossroadsError):
+    """The run is being stopped; the scenario has not been tried to its end."""
 
 
 _BY_NAME = {cls.__name__: cls for name, cls in globals().items() if isinstance(cls, type) and name in __all__}

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from cosmos_core.architecture import model_architecture
 from cosmos_core.errors import BadVariant
 
-__all__ = ["ASPECT_RATIOS", "LATENT_FRAMES", "SIZES", "VideoGeometry", "latent_frames", "pixel_frames", "video_geometry"]
+__all__ = [
+    "ASPECT_RATIOS",
+    "LATENT_FRAMES",
+    "SIZES",
+    "VideoGeometry",
+    "latent_frames",
+    "pixel_frames",
+    "video_geometry",
+]
 
 SPATIAL_COMPRESSION = 8
 TEMPORAL_COMPRESSION = 4

@@ -1,0 +1,231 @@
+"""What a worker does with a request: encode prompts, load the model, generate one video.
+
+The text encoder and the transformer are never in memory together: embeddings come first, are kept by content, and the
+encoder goes before the model comes.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cosmos_core.architecture import model_architecture
+from cosmos_core.checkpoint import load_dit, read_state_dict
+from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
+from cosmos_core.errors import BadRequest
+from cosmos_core.geometry import VideoGeometry, video_geometry
+from cosmos_core.lora import activate, effective_norms, load_adapter, lora_parameter_counts
+from cosmos_core.lora_state_dict import DEFAULT_TARGETS, LoraSpec
+from cosmos_core.pixels import conditioning_frames
+from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
+from cosmos_core.text_encoder import TextEncoder
+from cosmos_core.vae import VideoVAE
+from cosmos_core.video2world import Generation, Video2World
+from cosmos_core.video_file import probe_input, read_image, read_video
+
+__all__ = ["OnStep", "Server"]
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[str, int, int], None]
+"""Called with the name of a stage, the step that is done, and the number of steps."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Server:
+    """The models of one worker process, loaded when they are first needed and kept."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self.device = torch.device("cpu")
+        if spec.device == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        if spec.num_threads:
+            torch.set_num_threads(spec.num_threads)
+        self._dtype = _DTYPES[spec.dtype]
+        self._architecture = model_architecture(spec.model)
+        self._embeddings = EmbeddingCache(
+            revision=spec.text_encoder_sha256,
+            length=self._architecture.text_length,
+            dtype=self._dtype,
+            folder=Path(spec.embedding_cache) if spec.embedding_cache else None,
+        )
+        self._model: Video2World | None = None
+
+    def encode_prompts(self, request: EncodePrompts, on_step: OnStep) -> dict[str, Any]:
+        """Encode those prompts that are not kept yet; the encoder leaves the memory afterwards.
+
+        Returns:
+            Prompts that were cut, with their number of tokens, and how many had to be encoded.
+        """
+        missing = [prompt for prompt in dict.fromkeys(request.prompts) if self._embeddings.get(prompt) is None]
+        if missing:
+            encoder = TextEncoder.load(
+                Path(self._spec.text_encoder),
+                device=self.device,
+                dtype=self._dtype,
+                max_length=self._architecture.text_length,
+            )
+            for step, prompt in enumerate(missing, 1):
+                self._embeddings.put(prompt, _encode(encoder, prompt))
+                on_step("text", step, len(missing))
+            del encoder
+            _free_memory()
+        kept = {prompt: self._embedding(prompt) for prompt in request.prompts}
+        return {
+            "num_encoded": len(missing),
+            "truncated": {prompt: entry.num_tokens for prompt, entry in kept.items() if entry.truncated},
+        }
+
+    def load_model(self, on_part: Callable[[str], None]) -> dict[str, Any]:
+        """Load transformer, adapters and VAE.
+
+        Returns:
+            Parameter counts, and for each adapter the mean and largest effective norm of its updates.
+
+        Raises:
+            BadModel: a file is not what it was declared to be.
+        """
+        if self._model is not None:
+            return self._proof()
+        on_part("transformer")
+        dit = load_dit(
+            Path(self._spec.checkpoint),
+            self._architecture.dit,
+            device=self.device,
+            dtype=self._dtype,
+            ema=self._spec.ema,
+            # A team may have nothing but the training checkpoint, which holds base and adapter together.
+            lora_base=any(adapter.path == self._spec.checkpoint for adapter in self._spec.adapters),
+        )
+        for adapter in self._spec.adapters:
+            on_part(f"adapter {adapter.name}")
+            load_adapter(
+                dit, read_state_dict(Path(adapter.path)), _lora_spec(adapter), name=adapter.name, ema=self._spec.ema
+            )
+        on_part("vae")
+        vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)
+        self._model = Video2World(dit, vae)
+        return self._proof()
+
+    def generate(self, request: GenerateVideo, on_step: OnStep, *, write: bool) -> dict[str, Any]:
+        """Generate one clip; with `write` its frames go to the request's path.
+
+        Returns:
+            Sizes, and the seconds of each part under names that end in `_s`.
+
+        Raises:
+            BadRequest: the request does not fit the model.
+            OutOfMemory: the device's memory does not suffice.
+        """
+        if self._model is None:
+            raise BadRequest("no model is loaded", fix="Send load_model first")
+        times = _Stopwatch()
+        geometry = video_geometry(
+            model=self._spec.model,
+            resolution=request.resolution,
+            fps=request.fps,
+            aspect_ratio=request.aspect_ratio,
+        )
+        frames = _read_frames(Path(request.input_path), geometry, request.num_conditional_frames)
+        prompt = self._embedding(request.prompt)
+        negative = self._embedding(request.negative_prompt).embedding if request.negative_prompt else None
+        activate(self._model.dit, {adapter.name: adapter.strength for adapter in request.adapters})
+        times.lap("prepare_s")
+        generation = self._model.generate(
+            frames,
+            prompt.embedding,
+            geometry=geometry,
+            negative_embedding_1ND=negative,
+            num_conditional_frames=request.num_conditional_frames,
+            guidance=request.guidance,
+            num_steps=request.num_steps,
+            seed=request.seed,
+            on_step=lambda step, num_steps: on_step("denoise", step, num_steps),
+        )
+        times.lap("generate_s")
+        if write:
+            _write_frames(generation, Path(request.frames_path))
+        times.lap("write_s")
+        return {
+            "width": geometry.width,
+            "height": geometry.height,
+            "num_frames": geometry.num_frames,
+            "fps": geometry.fps,
+            "num_prompt_tokens": prompt.num_tokens,
+            "prompt_truncated": prompt.truncated,
+            **times.laps,
+        }
+
+    def _embedding(self, prompt: str) -> CachedEmbedding:
+        entry = self._embeddings.get(prompt)
+        if entry is None:
+            raise BadRequest("a prompt was not encoded", got=prompt[:80], fix="Send encode_prompts first")
+        return entry
+
+    def _proof(self) -> dict[str, Any]:
+        assert self._model is not None
+        dit = self._model.dit
+        counts = lora_parameter_counts(dit)
+        norms = {adapter.name: list(effective_norms(dit, adapter.name).values()) for adapter in self._spec.adapters}
+        return {
+            "parameters": {"dit": sum(p.numel() for p in dit.parameters()), "lora": counts},
+            "adapter_norms": {
+                name: {"mean": float(np.mean(values)), "max": float(np.max(values)), "layers": len(values)}
+                for name, values in norms.items()
+            },
+        }
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now
+
+
+def _encode(encoder: TextEncoder, prompt: str) -> CachedEmbedding:
+    encoded = encoder.encode([prompt])
+    return CachedEmbedding(
+        embedding=encoded.embeddings.cpu(), num_tokens=encoded.num_tokens[0], truncated=encoded.truncated[0]
+    )
+
+
+def _lora_spec(adapter: AdapterFile) -> LoraSpec:
+    return LoraSpec(rank=adapter.rank, alpha=adapter.alpha, target_modules=adapter.target_modules or DEFAULT_TARGETS)
+
+
+def _read_frames(path: Path, geometry: VideoGeometry, num_conditional_frames: int) -> np.ndarray:
+    probe = probe_input(path, min_frames=num_conditional_frames)
+    frames = read_image(path)[None] if probe.kind == "image" else read_video(path, last=num_conditional_frames)
+    return conditioning_frames(
+        frames, width=geometry.width, height=geometry.height, num_conditional_frames=num_conditional_frames
+    )
+
+
+def _write_frames(generation: Generation, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, generation.frames)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,183 @@
+"""`python -m cosmos_core.tiny ROOT`: write the tiny model, the real architecture at a size that runs anywhere.
+
+None of its weights is trained. The transformer, the text encoder and the adapters are random numbers from a seed; the
+VAE is written down in closed form (`cosmos_core.tiny_vae`) and passes pictures through, blurred. So the tiny model
+shows that everything works together, and nothing about the quality of the real models.
+
+Files have the layouts of published and training checkpoints, and equal seeds give equal bytes. The model appears under
+its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cosmos_core.architecture import MODELS
+from cosmos_core.dit import DiT
+from cosmos_core.errors import BadRequest
+from cosmos_core.hashing import sha256_file
+from cosmos_core.lora import adapter_shapes
+from cosmos_core.lora_state_dict import LoraSpec
+from cosmos_core.tiny_random import random_tensor
+from cosmos_core.tiny_text import write_text_encoder
+from cosmos_core.tiny_vae import tiny_vae_state_dict
+
+__all__ = ["ADAPTERS", "main", "make_tiny"]
+
+ADAPTERS = ("collision", "rear_end")
+
+_MODEL = MODELS["tiny"]
+_LORA = LoraSpec(rank=16, alpha=16)
+_LORA_B_STD = 0.03
+_GATES_STD = 0.15
+"""Of the matrices that make shift, scale and gate: small ones keep the residual stream near the patch embedding."""
+_VELOCITY_STD = 0.25
+"""Of the output layer: x0 stays near the scaled noise, so that neither sampler nor guidance runs away."""
+_README = """# The tiny model
+
+Not a trained model. The transformer, the text encoder and the adapters in this folder are random numbers (seed {seed});
+the VAE is written down in closed form and passes pictures through, blurred. It has the architecture and the file
+layouts of Cosmos-Predict2 Video2World at a size that runs on any CPU, and serves to try out and test the pipeline: a
+video shows the input picture first and coloured noise afterwards. The prompt and the adapters change the noise and mean
+nothing.
+
+Made by `python -m cosmos_core.tiny`. The adapters have rank {rank} and alpha {alpha:g}.
+"""
+
+
+def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Path:
+    """Write the tiny model below a checkpoint root, unless it is there.
+
+    Args:
+        root: checkpoint folder; the model goes to `crossroads/tiny` in it.
+        seed: of all random weights.
+        overwrite: make the model again if it is there.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        BadRequest: something incomplete has the model's name.
+    """
+    folder = Path(root) / _MODEL.repository
+    if folder.exists() and not overwrite:
+        missing = [name for name in _file_names() if not (folder / name).is_file()]
+        if missing:
+            raise BadRequest(
+                f"{folder} is there, but not the whole tiny model",
+                got=f"no {missing[0]}",
+                fix="Overwrite it, or move it away.",
+            )
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        _write(building, seed)
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cosmos_core.tiny", description="Write the tiny model, whose weights are not trained."
+    )
+    parser.add_argument("root", type=Path, help="checkpoint folder")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--overwrite", action="store_true", help="make the model again if it is there")
+    options = parser.parse_args(arguments)
+    try:
+        folder = make_tiny(options.root, seed=options.seed, overwrite=options.overwrite)
+    except BadRequest as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sys.stdout.write(f"{sha256_file(file)}  {file}\n")
+    return 0
+
+
+def _file_names() -> list[str]:
+    variants = [_MODEL.checkpoint_name(resolution, fps) for resolution in _MODEL.resolutions for fps in _MODEL.fps]
+    return [
+        "README.md",
+        *variants,
+        "tokenizer/tokenizer.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "text_encoder/tokenizer.json",
+        *(f"adapters/{name}/iter_000000001.pt" for name in ADAPTERS),
+    ]
+
+
+def _write(folder: Path, seed: int) -> None:
+    (folder / "tokenizer").mkdir(parents=True)
+    network = _transformer(seed)
+    for resolution in _MODEL.resolutions:
+        for fps in _MODEL.fps:
+            weights = {f"net.{name}": value for name, value in network.items()}
+            save_file(weights, folder / _MODEL.checkpoint_name(resolution, fps))
+    save_file(tiny_vae_state_dict(_MODEL.vae), folder / "tokenizer" / "tokenizer.safetensors")
+    write_text_encoder(
+        folder / "text_encoder", dim=_MODEL.dit.crossattn_emb_channels, length=_MODEL.text_length, seed=seed
+    )
+    for name in ADAPTERS:
+        path = folder / "adapters" / name / "iter_000000001.pt"
+        path.parent.mkdir(parents=True)
+        torch.save(_training_checkpoint(network, name, seed), path)
+    (folder / "README.md").write_text(_README.format(seed=seed, rank=_LORA.rank, alpha=_LORA.alpha))
+
+
+def _transformer(seed: int) -> dict[str, Tensor]:
+    """Weights under plain names, bfloat16 as in published files."""
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in DiT(_MODEL.dit).state_dict().items()}
+    return {name: _weight(name, shape, seed).bfloat16() for name, shape in shapes.items()}
+
+
+def _weight(name: str, shape: torch.Size, seed: int) -> Tensor:
+    if "norm" in name:
+        return torch.ones(shape)
+    std = shape[-1] ** -0.5
+    if name == "final_layer.linear.weight":
+        std *= _VELOCITY_STD
+    if ".2.weight" in name or name.endswith("linear_2.weight"):  # the second matrices of all modulations
+        std *= _GATES_STD
+    return random_tensor(name, shape, seed=seed, std=std)
+
+
+def _training_checkpoint(network: dict[str, Tensor], adapter: str, seed: int) -> dict[str, Tensor]:
+    """What LoRA training writes: the live network, base weights included, under `net.`."""
+    with torch.device("meta"):
+        shapes = adapter_shapes(DiT(_MODEL.dit), _LORA)
+    adapted = {name.rpartition(".")[0] for name in shapes}
+    checkpoint: dict[str, Tensor] = {}
+    for name, value in network.items():
+        module = name.removesuffix(".weight")
+        if module not in adapted:
+            checkpoint[f"net.{name}"] = value
+            continue
+        checkpoint[f"net.{module}.base_layer.weight"] = value
+        for matrix in ("lora_A", "lora_B"):
+            shape = shapes[f"{module}.{matrix}"]
+            std = shape[-1] ** -0.5 if matrix == "lora_A" else _LORA_B_STD
+            tensor = random_tensor(f"{adapter}.{module}.{matrix}", shape, seed=seed, std=std)
+            checkpoint[f"net.{module}.{matrix}.default.weight"] = tensor.bfloat16()
+    return checkpoint
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The flow: a manifest goes in, checked and traceable videos come out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import Task, flow, get_run_logger
+from prefect.exceptions import UpstreamTaskError
+from prefect.futures import PrefectConcurrentFuture
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from cosmos_core.errors import BadRequest
+from tasks.artifacts import ProgressArtifact, publish_results_artifacts
+from tasks.config import load_config
+from tasks.contact_sheet import contact_sheet
+from tasks.job import Job
+from tasks.lanes import LanePool
+from tasks.outcomes import finished_row, give_up
+from tasks.preparation import load_manifest, plan_shards, resolve_versions, rows_set_aside, worker_plan
+from tasks.progress import Progress, current_listeners
+from tasks.records import RESULTS_NAME, Status, invalid_row, results_parquet
+from tasks.run import Run, home_folder
+from tasks.scenario import Scenario
+from tasks.stages import check_video, fetch_input, generate_video, publish, refine_prompt
+from tasks.storage import open_store
+
+__all__ = ["generate_scenarios"]
+
+Row = dict[str, Any]
+Future = PrefectConcurrentFuture[Any]
+
+_THREADS = 8
+"""Fetching, checking and publishing overlap with generation; more threads than this gain nothing on one machine."""
+
+
+@flow(
+    name="generate-scenarios",
+    flow_run_name="{manifest}",
+    task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def generate_scenarios(manifest: str, output: str, config: str | None = None, input_root: str | None = None) -> State:
+    """Generate, check and publish every scenario of a manifest.
+
+    Args:
+        manifest: table of scenarios: Parquet, JSONL, CSV or the JSON batch form; a path or s3:// address.
+        output: folder or s3:// prefix for videos, records, results.parquet and index.html.
+        config: run configuration: a YAML file, or the name of a shipped one.
+        input_root: folder that relative inputs are looked up in, instead of the manifest's own.
+    """
+    settings = load_config(Path(config) if config else None)
+    store = open_store(output)
+    loaded = load_manifest(manifest, settings, input_root=input_root)
+    progress = Progress(listeners=current_listeners())
+    with LanePool(settings.worker, home_folder()) as lanes:
+        run = Run(
+            run_id=str(flow_run.id),
+            config=settings,
+            manifest=loaded,
+            store=store,
+            lanes=lanes,
+            progress=progress,
+            home=home_folder(),
+        )
+        rows = rows_set_aside(run) + _run_scenarios(run)
+    return _report(run, rows)
+
+
+def _run_scenarios(run: Run) -> list[Row]:
+    """One row for each valid scenario, whatever happened to it."""
+    bar = ProgressArtifact(run.progress)
+    run.progress.expect([scenario.scenario_id for scenario in run.manifest.rows])
+    run.progress.say("resolving versions")
+    problems = resolve_versions(run)
+    rows = {
+        scenario.scenario_id: _set_aside(run, scenario, problems[scenario.scenario_id])
+        for scenario in run.manifest.rows
+        if scenario.scenario_id in problems
+    }
+    jobs = _refine_all(run, [scenario for scenario in run.manifest.rows if scenario.scenario_id not in rows], rows, bar)
+    for shard in plan_shards(jobs):
+        run.progress.say(f"generating {len(shard.jobs)} videos with {shard.variant}")
+        plan = worker_plan(run, shard)
+        chains: dict[str, tuple[Job, list[Future]]] = {}
+        for job in shard.jobs:
+            clip = _submit(generate_video, run, job, plan)
+            checked = _submit(check_video, run, job, clip)
+            chains[job.scenario.scenario_id] = (job, [clip, checked, _submit(publish, run, job, clip, checked)])
+        _collect(run, chains, rows, bar)
+    run.progress.say("writing the results")
+    bar.update(force=True)
+    return list(rows.values())
+
+
+def _refine_all(run: Run, scenarios: Sequence[Scenario], rows: dict[str, Row], bar: ProgressArtifact) -> list[Job]:
+    """Jobs that still have work to do; the rows of all others are added to `rows`."""
+    run.progress.say("fetching inputs and refining prompts")
+    futures: dict[str, tuple[Scenario, list[Future]]] = {}
+    for scenario in scenarios:
+        fetched = _submit(fetch_input, run, scenario)
+        futures[scenario.scenario_id] = (scenario, [fetched, _submit(refine_prompt, run, scenario, fetched)])
+    jobs: list[Job] = []
+    blocked: dict[str, tuple[Job, list[Future]]] = {}
+    for scenario, chain in futures.values():
+        _wait(chain, bar)
+        error = _first_error(chain)
+        if isinstance(error, BadRequest):
+            rows[scenario.scenario_id] = _set_aside(run, scenario, str(error))
+        elif error is not None:
+            rows[scenario.scenario_id] = _finish(run, give_up(run, scenario, error, None))
+        else:
+            job: Job = chain[-1].result()
+            if (row := finished_row(run, job)) is not None:
+                rows[scenario.scenario_id] = _finish(run, row)
+            elif job.decision.publishes:
+                jobs.append(job)
+            else:
+                blocked[scenario.scenario_id] = (job, [_submit(publish, run, job)])
+    _collect(run, blocked, rows, bar)
+    return jobs
+
+
+def _submit(task: Task[..., Any], *arguments: Any) -> Future:
+    return cast(Future, task.submit(*arguments))
+
+
+def _collect(
+    run: Run, chains: dict[str, tuple[Job, list[Future]]], rows: dict[str, Row], bar: ProgressArtifact
+) -> None:
+    for scenario_id, (job, chain) in chains.items():
+        _wait(chain, bar)
+        error = _first_error(chain)
+        row = chain[-1].result() if error is None else give_up(run, job.scenario, error, job)
+        rows[scenario_id] = _finish(run, row)
+
+
+def _wait(chain: Sequence[Future], bar: ProgressArtifact) -> None:
+    pending = {future.wrapped_future for future in chain}
+    while pending:
+        pending = concurrent.futures.wait(pending, timeout=1.0).not_done
+        bar.update()
+
+
+def _first_error(chain: Sequence[Future]) -> BaseException | None:
+    for future in chain:
+        result = future.result(raise_on_failure=False)
+        if isinstance(result, BaseException) and not isinstance(result, UpstreamTaskError):
+            return result
+    return None
+
+
+def _set_aside(run: Run, scenario: Scenario, reason: str) -> Row:
+    raw = scenario.model_dump(mode="json")
+    return _finish(run, invalid_row(scenario.row_number, scenario.scenario_id, reason, raw, run_id=run.run_id))
+
+
+def _finish(run: Run, row: Row) -> Row:
+    run.progress.finish(row["scenario_id"], row["status"], row["reason"])
+    return row
+
+
+def _report(run: Run, rows: list[Row]) -> State:
+    """Write the contact sheet and, last of all, the results table; name the run's end after what it holds."""
+    counts = Counter(row["status"] for row in rows)
+    facts = {
+        "manifest": run.manifest.uri,
+        "run": run.run_id,
+        "rows": str(len(rows)),
+        "policy": f"{run.policy.id} v{run.policy.version}",
+    }
+    run.store.publish_bytes(
+        contact_sheet(rows, title="Crossroads run", facts=facts), "index.html", content_type="text/html; charset=utf-8"
+    )
+    publish_results_artifacts(rows, output_uri=run.store.uri)
+    run.store.publish_bytes(results_parquet(rows), RESULTS_NAME, content_type="application/vnd.apache.parquet")
+    summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+    get_run_logger().info("%d rows: %s; results in %s", len(rows), summary, run.store.uri_of(RESULTS_NAME))
+    undone = counts[Status.FAILED] + counts[Status.INVALID]
+    if undone == len(rows):
+        return Failed(message=f"Nothing could be done: {summary}")
+    return Completed(message=summary, name="CompletedWithFailures" if undone else None)

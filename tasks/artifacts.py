@@ -1,0 +1,90 @@
+"""What a person sees of a run in the Prefect UI: a progress bar, a table of outcomes, a page with links."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from tasks.progress import Progress
+
+__all__ = ["ProgressArtifact", "publish_results_artifacts"]
+
+_MAX_TABLE_ROWS = 1000
+_MAX_PAGE_ROWS = 100
+
+
+class ProgressArtifact:
+    """The progress bar of a run, updated at most every two seconds: an update costs 50 ms."""
+
+    def __init__(self, progress: Progress, *, interval_s: float = 2.0) -> None:
+        self._progress = progress
+        self._interval_s = interval_s
+        self._updated = time.monotonic()
+        created = create_progress_artifact(0.0, key="progress", description="Share of the run that is done")
+        assert isinstance(created, UUID)
+        self._id = created
+
+    def update(self, *, force: bool = False) -> None:
+        """Show where the run stands."""
+        if force or time.monotonic() - self._updated >= self._interval_s:
+            update_progress_artifact(self._id, progress=round(100 * self._progress.fraction, 1))
+            self._updated = time.monotonic()
+
+
+def publish_results_artifacts(rows: Sequence[dict[str, Any]], *, output_uri: str) -> None:
+    """The results of a run: a searchable table, and a page with a link to each video and record."""
+    ordered = sorted(rows, key=lambda row: row["row_number"])
+    create_table_artifact(
+        [_table_row(row) for row in ordered[:_MAX_TABLE_ROWS]],
+        key="results",
+        description=f"Outcome of each scenario (first {_MAX_TABLE_ROWS}); all: {output_uri}/results.parquet",
+    )
+    create_markdown_artifact(_page(ordered, output_uri), key="results-page", description="Outcomes with links")
+
+
+def _table_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "row": row["row_number"],
+        "scenario": row["scenario_id"] or "",
+        "status": row["status"],
+        "reason": row["reason"],
+        "video": row["video_uri"] or "",
+        "record": row["record_uri"] or "",
+        "seconds": round(row["seconds"], 1) if row["seconds"] is not None else "",
+        "reused": row["reused"],
+    }
+
+
+def _page(rows: Sequence[dict[str, Any]], output_uri: str) -> str:
+    lines = [
+        f"**Output** {_link(output_uri, output_uri)} · {_link('contact sheet', output_uri + '/index.html')}",
+        "",
+        "| row | scenario | status | reason | video | record |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows[:_MAX_PAGE_ROWS]:
+        cells = [
+            str(row["row_number"]),
+            row["scenario_id"] or "",
+            row["status"],
+            row["reason"],
+            _link("video", row["video_uri"]) if row["video_uri"] else "",
+            _link("record", row["record_uri"]) if row["record_uri"] else "",
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    if len(rows) > _MAX_PAGE_ROWS:
+        lines += ["", f"… and {len(rows) - _MAX_PAGE_ROWS} more in `{output_uri}/results.parquet`"]
+    return "\n".join(lines)
+
+
+def _link(text: str, uri: str) -> str:
+    return f"[{text}]({uri if '://' in uri else 'file://' + uri})"

@@ -1,0 +1,145 @@
+"""The configuration of a run: one YAML file, read into frozen records.
+
+Paths in a file are relative to the folder that Crossroads runs in, except `configs/...`, which is also looked up beside
+the installed packages, so that the shipped files are found from anywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cosmos_core.errors import BadConfig
+from tasks.scenario import ScenarioDefaults
+
+__all__ = [
+    "AdapterConfig",
+    "CheckpointConfig",
+    "RunConfig",
+    "WorkerConfig",
+    "find_config_file",
+    "load_config",
+    "parse_config",
+]
+
+SHIPPED = Path(__file__).resolve().parent.parent
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CheckpointConfig(_Config):
+    """Where the model files lie. What is not given is looked up in the reference's layout below `root`."""
+
+    root: Path = Path("checkpoints")
+    base: Path | None = None
+    """Base checkpoint (.pt, .safetensors); default `<root>/<org>/<name>/model-<resolution>p-<fps>fps.pt`."""
+    vae: Path | None = None
+    """Video VAE; default `<root>/<org>/<name>/tokenizer/tokenizer.pth` (or .safetensors)."""
+    text_encoder: Path | None = None
+    """Folder of the T5 encoder; default `<root>/google-t5/t5-11b`."""
+    ema: bool = False
+    """Take the EMA weights (`net_ema.`) of a training checkpoint."""
+    force_variant: bool = False
+    """Use a checkpoint whose file name says another resolution or fps."""
+
+
+class AdapterConfig(_Config):
+    """One LoRA adapter under the name that manifests use."""
+
+    path: Path
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    """Must be the training value: checkpoints do not store it."""
+    target_modules: tuple[str, ...] = ()
+    """Empty means the six default targets."""
+
+
+class WorkerConfig(_Config):
+    """How generation workers are run."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is bfloat16 on a GPU and float32 on a CPU."""
+    gpus: tuple[int, ...] | None = None
+    """GPUs to use, one worker each; default all that are visible."""
+    startup_timeout_s: float = Field(default=300.0, gt=0)
+    """Until the processes of a worker answer."""
+    load_timeout_s: float = Field(default=1800.0, gt=0)
+    """For text encoding and for loading a model."""
+    scenario_timeout_s: float = Field(default=7200.0, gt=0)
+    """For one video."""
+    silence_timeout_s: float = Field(default=120.0, gt=0)
+    """A worker without a heart-beat for this long is taken for dead."""
+    num_threads: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(_Config):
+    """Everything about a run that is not in its manifest."""
+
+    defaults: ScenarioDefaults = ScenarioDefaults()
+    """What a row gets for each column that it leaves empty."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    adapters: dict[str, AdapterConfig] = {}
+    refiner: str = "template"
+    policy: Path = Path("configs/guardrail/its-accident.yaml")
+    lexicon: Path = Path("configs/guardrail/lexicon.yaml")
+    worker: WorkerConfig = WorkerConfig()
+    video_crf: int = Field(default=18, ge=0, le=51)
+    """H.264 quality: lower is better and larger."""
+    input_hosts: tuple[str, ...] = ()
+    """Hosts that http(s) inputs may come from. None by default: a manifest must not make this machine call others."""
+    input_size_limit_mib: int = Field(default=512, ge=1)
+    """Largest input file that is fetched."""
+
+
+def find_config_file(path: Path) -> Path:
+    """A configuration file as given, or as shipped beside the packages.
+
+    Raises:
+        BadConfig: there is no such file.
+    """
+    for candidate in (path, SHIPPED / path, SHIPPED / "configs" / path, SHIPPED / "configs" / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    names = ", ".join(sorted(file.stem for file in (SHIPPED / "configs").glob("*.yaml")))
+    raise BadConfig("no such configuration file", got=path, fix=f"Give a path, or one of the shipped names: {names}")
+
+
+def load_config(path: Path | None = None) -> RunConfig:
+    """The run configuration of a YAML file; without a path the shipped `configs/default.yaml`.
+
+    Raises:
+        BadConfig: the file is missing, is not YAML, or has a wrong or unknown field.
+    """
+    file = find_config_file(path or Path("default"))
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{file} is not YAML", got=" ".join(str(error).split())) from error
+    if not isinstance(content, dict | None):
+        raise BadConfig(f"{file} is not a mapping", got=type(content).__name__, expected="field: value lines")
+    return parse_config(content or {}, origin=str(file))
+
+
+def parse_config(content: dict[str, Any], *, origin: str) -> RunConfig:
+    """The run configuration of plain values.
+
+    Raises:
+        BadConfig: names the first wrong field.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = (
+            ", ".join(RunConfig.model_fields) if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else None
+        )
+        raise BadConfig(
+            f"{origin}: field {field}", got=repr(first["input"])[:100], expected=known or first["msg"]
+        ) from error

@@ -1,0 +1,80 @@
+"""The contact sheet of a run: one page on which a person sees every scenario and how it ended.
+
+A static page without scripts from elsewhere; it links to videos and records by relative names, so that it works from a
+folder, a bucket behind a web server, or an archive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tasks.records import Status, record_name, thumbnail_name, video_name
+
+__all__ = ["contact_sheet"]
+
+
+def contact_sheet(rows: Sequence[dict[str, Any]], *, title: str, facts: dict[str, str]) -> bytes:
+    """The page as HTML.
+
+    Args:
+        rows: the results rows of the run.
+        title: heading of the page.
+        facts: what holds for the whole run, shown below the heading.
+    """
+    environment = Environment(loader=PackageLoader("tasks"), autoescape=True, undefined=StrictUndefined)
+    template = environment.get_template("contact_sheet.html")
+    counts = Counter(row["status"] for row in rows)
+    page = template.render(
+        title=title,
+        facts=facts,
+        counts={str(status): counts[str(status)] for status in Status if counts[str(status)]},
+        cards=[_card(row) for row in sorted(rows, key=lambda row: row["row_number"])],
+    )
+    return page.encode()
+
+
+def _card(row: dict[str, Any]) -> dict[str, Any]:
+    scenario_id = row["scenario_id"]
+    adapters = ", ".join(f"{use['name']} × {use['strength']:g}" for use in row["adapters"] or ())
+    parameters = {
+        "model": f"{row['model']} {row['resolution']}p {row['fps']} fps" if row["model"] else None,
+        "adapters": (adapters or "none (base model)") if row["model"] else None,
+        "seed": row["seed"],
+        "steps": row["num_steps"],
+        "guidance": f"{row['guidance']:g}" if row["guidance"] is not None else None,
+        "output name": row["output_name"],
+    }
+    return {
+        "row_number": row["row_number"],
+        "heading": scenario_id or row["output_name"] or f"row {row['row_number']}",
+        "status": row["status"],
+        "reason": row["reason"],
+        "prompt": row["prompt"] or "",
+        "refined_prompt": row["refined_prompt"] if row["refined_prompt"] != row["prompt"] else None,
+        "labels": dict(row["labels"] or ()),
+        "parameters": {name: value for name, value in parameters.items() if value is not None},
+        "video": video_name(scenario_id) if row["video_uri"] else None,
+        "thumbnail": thumbnail_name(scenario_id) if row["video_uri"] else None,
+        "record": record_name(scenario_id) if row["record_uri"] else None,
+        "input": PurePosixPath(row["input"]).name if row["input"] else None,
+        "checks": _checks(row["decision"]),
+        "reused": row["reused"],
+    }
+
+
+def _checks(decision: str | None) -> list[dict[str, str]]:
+    verdicts = json.loads(decision)["verdicts"] if decision else []
+    return [
+        {
+            "name": f"{verdict['stage']}: {verdict['check']}",
+            "status": verdict["status"],
+            "category": verdict["category"] or "",
+        }
+        for verdict in verdicts
+    ]

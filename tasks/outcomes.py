@@ -1,0 +1,76 @@
+"""How a scenario's end is written down: its record and its row, whatever the end was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from cosmos_core.errors import CrossroadsError
+from tasks.code_version import code_version
+from tasks.generation import GeneratedClip
+from tasks.job import Job
+from tasks.records import Output, Record, Status, read_record, results_row, write_record
+from tasks.run import Run
+from tasks.scenario import Scenario
+from tasks.verdicts import Decision
+from tasks.versions import Variant
+
+__all__ = ["finished_row", "give_up", "make_record"]
+
+
+def make_record(
+    run: Run,
+    scenario: Scenario,
+    status: Status,
+    reason: str,
+    *,
+    job: Job | None = None,
+    decision: Decision | None = None,
+    output: Output | None = None,
+    clip: GeneratedClip | None = None,
+    timings_s: dict[str, float] | None = None,
+) -> Record:
+    """The record of a scenario with everything that is known about it."""
+    return Record(
+        scenario_id=scenario.scenario_id,
+        status=status,
+        reason=reason,
+        job_id=job.job_id if job else None,
+        scenario=scenario,
+        input_sha256=job.input.sha256 if job else None,
+        prompts=job.prompts if job else None,
+        model=run.models.get(Variant.of(scenario)),
+        adapters=run.adapters_of(scenario) if all(use.name in run.adapters for use in scenario.adapters) else (),
+        proof=clip.proof if clip else {},
+        decision=decision,
+        output=output,
+        timings_s=timings_s or {},
+        code=code_version(),
+        environment=clip.environment if clip else {},
+        manifest_uri=run.manifest.uri,
+        manifest_sha256=run.manifest.sha256,
+        run_id=run.run_id,
+        finished_at=datetime.now(UTC),
+    )
+
+
+def finished_row(run: Run, job: Job) -> dict[str, Any] | None:
+    """The results row of a job that an earlier run brought to its end, or None if there is work to do."""
+    record = read_record(run.store, job.scenario.scenario_id)
+    if record is None or record.job_id != job.job_id or not record.status.is_final:
+        return None
+    if record.output is not None and run.store.size(record.output.video) != record.output.num_bytes:
+        return None
+    # What does not touch the pixels (labels, output name, row) follows the manifest of today.
+    return results_row(record.model_copy(update={"scenario": job.scenario}), run.store, reused=True, run_id=run.run_id)
+
+
+def give_up(run: Run, scenario: Scenario, error: BaseException, job: Job | None) -> dict[str, Any]:
+    """The results row of a scenario that no retry could save; its record never replaces that of a publication."""
+    reason = str(error) if isinstance(error, CrossroadsError) else f"{type(error).__name__}: {error}"
+    record = make_record(run, scenario, Status.FAILED, " ".join(reason.split())[:2000], job=job)
+    earlier = read_record(run.store, scenario.scenario_id)
+    recorded = earlier is None or not earlier.status.is_final
+    if recorded:
+        write_record(run.store, record)
+    return results_row(record, run.store, reused=False, run_id=run.run_id, recorded=recorded)

@@ -1,0 +1,265 @@
+"""What is kept of each scenario: one JSON record, and one row in the run's results table.
+
+The record is the commit point of a scenario: it is written after the video, so its existence means that the rest is
+complete. The results table is written last of all and has exactly one row for each row of the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from cosmos_core.hashing import canonical_json
+from tasks.scenario import Scenario
+from tasks.storage import Store
+from tasks.verdicts import Decision
+from tasks.versions import AdapterVersion, ModelVersion
+
+__all__ = [
+    "RESULTS_SCHEMA",
+    "CodeVersion",
+    "Output",
+    "Prompts",
+    "Record",
+    "Status",
+    "quarantine_name",
+    "read_record",
+    "record_name",
+    "results_parquet",
+    "thumbnail_name",
+    "video_name",
+    "write_record",
+]
+
+RECORD_VERSION = 1
+RESULTS_NAME = "results.parquet"
+
+
+class Status(StrEnum):
+    """How a scenario ended."""
+
+    PUBLISHED = "published"
+    BLOCKED = "blocked"
+    """The policy refused it: nothing was generated, or nothing may be shown."""
+    QUARANTINED = "quarantined"
+    """Generated, but kept apart until a person has looked at it."""
+    INVALID = "invalid"
+    """The row is wrong; nothing was tried."""
+    FAILED = "failed"
+    """Tried, and given up after the retries."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether running the same job again would give the same outcome."""
+        return self in (Status.PUBLISHED, Status.BLOCKED, Status.QUARANTINED)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prompts(_Part):
+    """Every text that reached a model, before and after refinement."""
+
+    original: str
+    refined: str
+    negative: str
+    refiner: str
+    refiner_sha256: str | None
+    notes: tuple[str, ...] = ()
+
+
+class Output(_Part):
+    """The video file."""
+
+    video: str
+    """Name below the output root."""
+    sha256: str
+    num_bytes: int
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+
+
+class CodeVersion(_Part):
+    """The code that ran."""
+
+    package: str
+    core: str
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Record(_Part):
+    """Everything about how one scenario came to its end."""
+
+    record_version: int = RECORD_VERSION
+    scenario_id: str
+    status: Status
+    reason: str
+    job_id: str | None
+    """Hash of all that determines the published pixels; equal ids mean that nothing needs to be done again."""
+    scenario: Scenario
+    input_sha256: str | None = None
+    prompts: Prompts | None = None
+    model: ModelVersion | None = None
+    adapters: tuple[AdapterVersion, ...] = ()
+    proof: dict[str, Any] = {}
+    """What the worker found about the loaded model: parameter counts, effect of each adapter."""
+    decision: Decision | None = None
+    output: Output | None = None
+    timings_s: dict[str, float] = {}
+    code: CodeVersion
+    environment: dict[str, str] = {}
+    manifest_uri: str
+    manifest_sha256: str
+    run_id: str
+    finished_at: datetime
+
+
+def record_name(scenario_id: str) -> str:
+    return f"records/{scenario_id}.json"
+
+
+def video_name(scenario_id: str) -> str:
+    return f"videos/{scenario_id}.mp4"
+
+
+def quarantine_name(scenario_id: str) -> str:
+    return f"quarantine/{scenario_id}.mp4"
+
+
+def thumbnail_name(scenario_id: str) -> str:
+    return f"thumbnails/{scenario_id}.jpg"
+
+
+def write_record(store: Store, record: Record) -> None:
+    """Publish a record under `records/<scenario_id>.json`."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    store.publish_bytes(text.encode(), record_name(record.scenario_id), content_type="application/json")
+
+
+def read_record(store: Store, scenario_id: str) -> Record | None:
+    """The record of a scenario, or None if there is none that this version can read."""
+    data = store.read_bytes(record_name(scenario_id))
+    if data is None:
+        return None
+    try:
+        return Record.model_validate_json(data)
+    except ValueError:
+        # Written by another version, or by something else: then the scenario counts as not done.
+        return None
+
+
+RESULTS_SCHEMA = pa.schema(
+    [
+        pa.field("row_number", pa.int64(), nullable=False, metadata={"description": "0-based row of the manifest"}),
+        pa.field("scenario_id", pa.string(), metadata={"description": "null where the row has none that is legal"}),
+        pa.field("status", pa.string(), nullable=False, metadata={"description": " | ".join(Status)}),
+        pa.field("reason", pa.string(), nullable=False, metadata={"description": "empty for a plain publication"}),
+        pa.field("output_name", pa.string(), metadata={"description": "name that the manifest asked for"}),
+        pa.field("video_uri", pa.string()),
+        pa.field("video_sha256", pa.string()),
+        pa.field("record_uri", pa.string()),
+        pa.field("input", pa.string()),
+        pa.field("input_sha256", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("refined_prompt", pa.string()),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("resolution", pa.string()),
+        pa.field("fps", pa.int32()),
+        pa.field("aspect_ratio", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("guidance", pa.float64()),
+        pa.field("num_steps", pa.int32()),
+        pa.field("num_conditional_frames", pa.int32()),
+        pa.field("adapters", pa.list_(pa.struct([("name", pa.string()), ("strength", pa.float64())]))),
+        pa.field("labels", pa.map_(pa.string(), pa.string())),
+        pa.field("job_id", pa.string()),
+        pa.field("base_sha256", pa.string()),
+        pa.field("adapter_sha256", pa.list_(pa.string())),
+        pa.field("decision", pa.string(), metadata={"description": "JSON of the guardrail decision"}),
+        pa.field("reused", pa.bool_(), nullable=False, metadata={"description": "finished by an earlier run"}),
+        pa.field("seconds", pa.float64(), metadata={"description": "time of the stages that made it"}),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC")),
+        pa.field("run_id", pa.string(), nullable=False),
+    ],
+    metadata={"crossroads.results.version": "1"},
+)
+
+
+def results_row(record: Record, store: Store, *, reused: bool, run_id: str, recorded: bool = True) -> dict[str, Any]:
+    """The results row of a scenario that has a record."""
+    scenario, output = record.scenario, record.output
+    published = output is not None and record.status is Status.PUBLISHED
+    return {
+        "row_number": scenario.row_number,
+        "scenario_id": scenario.scenario_id,
+        "status": str(record.status),
+        "reason": record.reason,
+        "output_name": scenario.output_name,
+        "video_uri": store.uri_of(output.video) if output and published else None,
+        "video_sha256": output.sha256 if output and published else None,
+        "record_uri": store.uri_of(record_name(record.scenario_id)) if recorded else None,
+        "input": scenario.input,
+        "input_sha256": record.input_sha256,
+        "prompt": scenario.prompt,
+        "refined_prompt": record.prompts.refined if record.prompts else None,
+        "negative_prompt": scenario.negative_prompt,
+        "model": scenario.model,
+        "resolution": scenario.resolution,
+        "fps": scenario.fps,
+        "aspect_ratio": scenario.aspect_ratio,
+        "seed": scenario.seed,
+        "guidance": scenario.guidance,
+        "num_steps": scenario.num_steps,
+        "num_conditional_frames": scenario.num_conditional_frames,
+        "adapters": [adapter.model_dump() for adapter in scenario.adapters],
+        "labels": list(scenario.labels.items()),
+        "job_id": record.job_id,
+        "base_sha256": record.model.base.sha256 if record.model else None,
+        "adapter_sha256": [adapter.file.sha256 for adapter in record.adapters],
+        "decision": canonical_json(record.decision.model_dump(mode="json")) if record.decision else None,
+        "reused": reused,
+        "seconds": sum(record.timings_s.values()) if record.timings_s else None,
+        "finished_at": record.finished_at,
+        "run_id": run_id,
+    }
+
+
+def invalid_row(
+    row_number: int, scenario_id: str | None, reason: str, raw: dict[str, Any], *, run_id: str
+) -> dict[str, Any]:
+    """The results row of a manifest row that was set aside."""
+    text = {
+        name: raw.get(name) if isinstance(raw.get(name), str) else None for name in ("input", "prompt", "output_name")
+    }
+    return (
+        dict.fromkeys(RESULTS_SCHEMA.names)
+        | text
+        | {
+            "row_number": row_number,
+            "scenario_id": scenario_id,
+            "status": str(Status.INVALID),
+            "reason": reason,
+            "reused": False,
+            "run_id": run_id,
+        }
+    )
+
+
+def results_parquet(rows: list[dict[str, Any]]) -> bytes:
+    """The results table, ordered by manifest row, as Parquet."""
+    ordered = sorted(rows, key=lambda row: row["row_number"])
+    assert len({row["row_number"] for row in ordered}) == len(ordered), "a manifest row has two outcomes"
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(ordered, schema=RESULTS_SCHEMA), sink)
+    return bytes(sink.getvalue())

@@ -1,0 +1,91 @@
+"""What all stages of one run share, gathered once at its start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cosmos_core.hashing import sha256_json
+from cosmos_core.version import CORE_VERSION
+from tasks.config import RunConfig, find_config_file
+from tasks.lanes import LanePool
+from tasks.lexicon import Lexicon, load_lexicon
+from tasks.manifest import Manifest
+from tasks.policy import Policy, load_policy
+from tasks.progress import Progress
+from tasks.prompts import PromptRefiner, RefinedPrompt, get_refiner
+from tasks.scenario import Scenario
+from tasks.storage import Store
+from tasks.versions import AdapterVersion, ModelVersion, Variant
+
+__all__ = ["Run", "home_folder"]
+
+
+def home_folder() -> Path:
+    """Where a machine keeps caches, logs and unfinished work: `CROSSROADS_HOME`, or `.crossroads` where it runs."""
+    return Path(os.environ.get("CROSSROADS_HOME", ".crossroads")).absolute()
+
+
+class Run:
+    """One execution of the flow over one manifest. Not a dataclass: Prefect would walk through every field."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        config: RunConfig,
+        manifest: Manifest,
+        store: Store,
+        lanes: LanePool,
+        progress: Progress,
+        home: Path,
+    ) -> None:
+        self.run_id = run_id
+        self.config = config
+        self.manifest = manifest
+        self.store = store
+        self.lanes = lanes
+        self.progress = progress
+        self.home = home
+        self.policy: Policy = load_policy(find_config_file(config.policy))
+        self.lexicon: Lexicon = load_lexicon(find_config_file(config.lexicon))
+        self.refiner: PromptRefiner = get_refiner(config.refiner)
+        self.models: dict[Variant, ModelVersion] = {}
+        self.adapters: dict[str, AdapterVersion] = {}
+
+    def work_folder(self, job_id: str) -> Path:
+        """Where the unfinished work of one job lies on this machine."""
+        return self.home / "work" / job_id
+
+    def adapters_of(self, scenario: Scenario) -> tuple[AdapterVersion, ...]:
+        """The adapter versions of one scenario, in its order."""
+        return tuple(self.adapters[use.name] for use in scenario.adapters)
+
+    def job_id(self, scenario: Scenario, *, input_sha256: str, refined: RefinedPrompt) -> str:
+        """Hash of all that determines the published pixels of a scenario."""
+        model = self.models[Variant.of(scenario)]
+        return sha256_json(
+            {
+                "input": input_sha256,
+                "prompt": refined.text,
+                "negative_prompt": scenario.negative_prompt,
+                "seed": scenario.seed,
+                "guidance": scenario.guidance,
+                "num_steps": scenario.num_steps,
+                "num_conditional_frames": scenario.num_conditional_frames,
+                "aspect_ratio": scenario.aspect_ratio,
+                "variant": str(model.variant),
+                "base": model.base.sha256,
+                "ema": self.config.checkpoints.ema,
+                "vae": model.vae.sha256,
+                "text_encoder": model.text_encoder.sha256,
+                "adapters": [
+                    [version.file.sha256, version.rank, version.alpha, version.target_modules, use.strength]
+                    for version, use in zip(self.adapters_of(scenario), scenario.adapters, strict=True)
+                ],
+                "policy": self.policy.sha256,
+                "lexicon": self.lexicon.sha256,
+                "video_crf": self.config.video_crf,
+                "core": CORE_VERSION,
+            }
+        )

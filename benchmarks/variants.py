@@ -4,7 +4,7 @@
     python -m benchmarks.variants --model 2B --next-to-diffusers
 
 Random weights, no file is read. Memory is that of the transformer and one forward (text embeddings precomputed).
-`--next-to-diffusers` runs stock diffusers' CosmosTransformer3DModel of the same size on the same inputs in the same run.
+`--next-to-diffusers` runs stock diffusers' CosmosTransformer3DModel of the same size on the same inputs in that run.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def main() -> None:
             )
     for row in rows:
         print(
-            f"{row['variant']:20} {row['implementation']:10} {row['parameters']:>14,} parameters {row['tokens']:>7,} tokens "
+            f"{row['variant']:20} {row['implementation']:10} {row['parameters']:>14,} parameters "
+            f"{row['tokens']:>7,} tokens "
             f"{row['tflop_per_forward']:8.1f} TFLOP {row['seconds']:8.3f} s {row['tflop_per_s']:7.1f} TFLOP/s "
             f"{row['peak_gib']:6.2f} GiB peak"
         )

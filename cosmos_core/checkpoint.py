@@ -198,6 +198,11 @@ def _require_exact(
 def _likely_cause(tensors: Mapping[str, Tensor], network: Mapping[str, Tensor], architecture: DiTArchitecture) -> str:
     facts = checkpoint_facts(tensors)
     embedding = "x_embedder.proj.1.weight"
+    prefix = next((key.removesuffix(embedding) for key in tensors if key.endswith(embedding)), None)
+    if prefix:
+        return f"Names carry the prefix {prefix}: save the state dict of the network itself, or name it net."
+    if prefix is None:
+        return "The file holds only a part of the network: copy it again, or save the whole state dict."
     if (facts.model_channels, facts.num_blocks) != (architecture.model_channels, architecture.num_blocks):
         if facts.size in MODELS:
             return f"The file is a {facts.size} model: declare that size, or give the file of the declared one."

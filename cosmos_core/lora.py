@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -19,21 +19,34 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from cosmos_core.adapter_merge import update_norms
 from cosmos_core.dit import DiT
 from cosmos_core.errors import AdapterMismatch, BadRequest
-from cosmos_core.lora_state_dict import LoraSpec, check_adapter_tensors, lora_tensors, select_network
+from cosmos_core.lora_state_dict import (
+    LoraSpec,
+    check_adapter_tensors,
+    lora_tensors,
+    select_network,
+    shapes_of_targets,
+)
 
 __all__ = [
     "LoraSpec",
     "activate",
     "active_strengths",
+    "adaptable_linears",
     "adapter_shapes",
+    "adapter_tensors",
+    "add_adapter",
+    "check_adapter_name",
+    "check_loaded",
     "differing_base_weights",
     "effective_norms",
     "load_adapter",
     "loaded_adapters",
     "lora_parameter_counts",
     "unload_adapter",
+    "wanted_strengths",
 ]
 
 
@@ -43,22 +56,8 @@ def adapter_shapes(dit: nn.Module, spec: LoraSpec) -> dict[str, tuple[int, int]]
     Raises:
         AdapterMismatch: a target matches no linear layer of the network.
     """
-    shapes: dict[str, tuple[int, int]] = {}
-    unmatched = set(spec.targets)
-    for name, linear in _linears(dit):
-        matching = {target for target in spec.targets if f".{name}".endswith(f".{target}")}
-        unmatched -= matching
-        if matching:
-            shapes[f"{name}.lora_A"] = (spec.rank, linear.in_features)
-            shapes[f"{name}.lora_B"] = (linear.out_features, spec.rank)
-    if unmatched or not shapes:
-        raise AdapterMismatch(
-            "target modules match no linear layer",
-            got=", ".join(sorted(unmatched)) or "no targets",
-            expected="suffixes of module names such as q_proj or mlp.layer1",
-            fix="Declare the target modules of the training configuration.",
-        )
-    return shapes
+    linears = {name: (linear.out_features, linear.in_features) for name, linear in adaptable_linears(dit)}
+    return shapes_of_targets(linears, spec)
 
 
 def load_adapter(
@@ -88,16 +87,26 @@ def load_adapter(
         AdapterMismatch: the tensors are not exactly those that the declaration asks for, or the name is taken or
             unusable. The network is left as it was.
     """
-    shapes = adapter_shapes(dit, spec)
     tensors = lora_tensors(state_dict, ema=ema, source_adapter=source_adapter)
-    check_adapter_tensors(tensors, shapes, spec)
-    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name) or name in loaded_adapters(dit):
-        raise AdapterMismatch(
-            "adapter name already loaded or unusable",
-            got=name,
-            expected="letters, digits, _ and -",
-            fix="Choose another name, or unload the adapter first.",
-        )
+    add_adapter(dit, tensors, spec, name=name, device=device, dtype=dtype)
+
+
+def add_adapter(
+    dit: DiT,
+    tensors: Mapping[str, Tensor],
+    spec: LoraSpec,
+    *,
+    name: str,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """The same with tensors under the names of `adapter_shapes`.
+
+    Raises:
+        AdapterMismatch: as in `load_adapter`.
+    """
+    check_adapter_tensors(tensors, adapter_shapes(dit, spec), spec)
+    check_adapter_name(name, loaded_adapters(dit))
     strengths = active_strengths(dit)
     config = LoraConfig(
         r=spec.rank,
@@ -105,6 +114,7 @@ def load_adapter(
         target_modules=list(spec.targets),
         lora_dropout=0.0,
         bias="none",
+        init_lora_weights=spec.init_lora_weights,
     )
     inject_adapter_in_model(config, dit, adapter_name=name, low_cpu_mem_usage=True)
     # PEFT's own registry; the layers say the same, and a second injection would warn about it.
@@ -120,13 +130,28 @@ def load_adapter(
     activate(dit, strengths)
 
 
+def check_adapter_name(name: str, taken: Collection[str]) -> None:
+    """Names become names of submodules, so they are restricted; `training` or `keys` would hide an attribute of those.
+
+    Raises:
+        AdapterMismatch: the name is taken or unusable.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_\-]+", name) or name in taken or hasattr(nn.ModuleDict(), name):
+        raise AdapterMismatch(
+            "adapter name already loaded or unusable",
+            got=name,
+            expected="letters, digits, _ and -, and no word that PyTorch's modules use",
+            fix="Choose another name, or unload the adapter first.",
+        )
+
+
 def unload_adapter(dit: DiT, name: str) -> None:
     """Take an adapter off the network and free its weights.
 
     Raises:
         AdapterMismatch: no adapter of that name is loaded.
     """
-    _check_loaded(dit, {name})
+    check_loaded({name}, loaded_adapters(dit))
     strengths = active_strengths(dit)
     activate(dit, {})
     for _, layer in _lora_layers(dit):
@@ -144,11 +169,7 @@ def activate(dit: DiT, strengths: Mapping[str, float]) -> None:
         AdapterMismatch: an adapter is not loaded.
         BadRequest: a strength is not a finite number.
     """
-    _check_loaded(dit, set(strengths))
-    for name, strength in strengths.items():
-        if not math.isfinite(strength):
-            raise BadRequest(f"strength of adapter {name}", got=strength, expected="a finite number")
-    wanted = {name: strength for name, strength in strengths.items() if strength != 0}
+    wanted = wanted_strengths(strengths, loaded_adapters(dit))
     for _, layer in _lora_layers(dit):
         names = [name for name in wanted if name in layer.lora_A]
         layer.set_adapter(names)
@@ -159,6 +180,20 @@ def activate(dit: DiT, strengths: Mapping[str, float]) -> None:
             # PEFT makes active adapters trainable.
             for weight in _matrices(layer, name):
                 weight.requires_grad_(False)
+
+
+def wanted_strengths(strengths: Mapping[str, float], loaded: Collection[str]) -> dict[str, float]:
+    """The strengths that are not 0, checked.
+
+    Raises:
+        AdapterMismatch: an adapter is not loaded.
+        BadRequest: a strength is not a finite number.
+    """
+    check_loaded(strengths, loaded)
+    for name, strength in strengths.items():
+        if not math.isfinite(strength):
+            raise BadRequest(f"strength of adapter {name}", got=strength, expected="a finite number")
+    return {name: strength for name, strength in strengths.items() if strength != 0}
 
 
 def loaded_adapters(dit: nn.Module) -> list[str]:
@@ -185,25 +220,28 @@ def lora_parameter_counts(dit: nn.Module) -> dict[str, int]:
     return counts
 
 
-@torch.no_grad()
+def adapter_tensors(dit: nn.Module, name: str) -> dict[str, Tensor]:
+    """The matrices of a loaded adapter under the names of `adapter_shapes`; the network's own, not copies."""
+    return {
+        f"{module_name}.{matrix}": weight
+        for module_name, layer in _lora_layers(dit)
+        if name in layer.lora_A
+        for matrix, weight in zip(("lora_A", "lora_B"), _matrices(layer, name), strict=True)
+    }
+
+
 def effective_norms(dit: nn.Module, name: str) -> dict[str, float]:
     """Frobenius norm of (alpha / rank) * B A of every adapted layer, at strength 1.
-
-    ||BA||^2 = trace((B^T B)(A A^T)): only matrices of rank x rank are formed.
 
     Raises:
         AdapterMismatch: no adapter of that name is loaded.
     """
-    _check_loaded(dit, {name})
-    modules, squares = [], []
-    for module_name, layer in _lora_layers(dit):
-        if name in layer.lora_A:
-            A, B = (weight.double() for weight in _matrices(layer, name))
-            scale = layer.lora_alpha[name] / layer.r[name]
-            modules.append(module_name)
-            squares.append(scale**2 * ((B.T @ B) * (A @ A.T)).sum())
-    norms = torch.stack(squares).clamp_min(0).sqrt().tolist()
-    return dict(zip(modules, norms, strict=True))
+    check_loaded({name}, loaded_adapters(dit))
+    return update_norms(
+        (module_name, layer.lora_alpha[name] / layer.r[name], *_matrices(layer, name))
+        for module_name, layer in _lora_layers(dit)
+        if name in layer.lora_A
+    )
 
 
 def differing_base_weights(dit: nn.Module, state_dict: Mapping[str, Tensor], *, ema: bool = False) -> list[str]:
@@ -214,14 +252,14 @@ def differing_base_weights(dit: nn.Module, state_dict: Mapping[str, Tensor], *, 
     """
     network = select_network(state_dict, ema=ema)
     differing = []
-    for name, linear in _linears(dit):
+    for name, linear in adaptable_linears(dit):
         weight = network.get(f"{name}.base_layer.weight")
         if weight is not None and not torch.equal(weight.to(linear.weight), linear.weight):
             differing.append(name)
     return differing
 
 
-def _linears(dit: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+def adaptable_linears(dit: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """Linear layers of the base network under their plain names."""
     for name, module in dit.named_modules():
         if isinstance(module, LoraLayer):
@@ -239,9 +277,13 @@ def _matrices(layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
     return cast(Tensor, layer.lora_A[name].weight), cast(Tensor, layer.lora_B[name].weight)
 
 
-def _check_loaded(dit: nn.Module, names: set[str]) -> None:
-    loaded = loaded_adapters(dit)
-    unknown = sorted(names - set(loaded))
+def check_loaded(names: Iterable[str], loaded: Collection[str]) -> None:
+    """Refuse names of adapters that are not there.
+
+    Raises:
+        AdapterMismatch: an adapter is not loaded.
+    """
+    unknown = sorted(set(names) - set(loaded))
     if unknown:
         raise AdapterMismatch(
             "no such adapter is loaded",

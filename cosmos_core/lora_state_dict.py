@@ -5,6 +5,9 @@ base weights (`<module>.base_layer.weight` where a module is adapted) next to `<
 `<module>.lora_B.<adapter>.weight`. Adapter-only files hold the last two kinds, with or without a prefix and with or
 without the adapter's name. Neither stores alpha or the target list, so both are declared and everything else is
 checked against them.
+
+Errors use the words that users of the reference know ("Missing keys in regular model", "Unexpected keys in regular
+model", "size mismatch for", "No module named ... found for LoRA") with the names that stand in the files.
 """
 
 from __future__ import annotations
@@ -17,7 +20,15 @@ from torch import Tensor
 
 from cosmos_core.errors import AdapterMismatch
 
-__all__ = ["DEFAULT_TARGETS", "LoraSpec", "check_adapter_tensors", "lora_tensors", "select_network"]
+__all__ = [
+    "DEFAULT_TARGETS",
+    "LoraSpec",
+    "base_linears",
+    "check_adapter_tensors",
+    "lora_tensors",
+    "select_network",
+    "shapes_of_targets",
+]
 
 DEFAULT_TARGETS = "q_proj,k_proj,v_proj,output_proj,mlp.layer1,mlp.layer2"
 """All projections of self- and cross-attention and both layers of the MLP: ten linears a block."""
@@ -37,6 +48,8 @@ class LoraSpec:
     """Scale of the adapter times its rank. Checkpoints do not store it and a wrong one scales every delta."""
     target_modules: str | Sequence[str] = DEFAULT_TARGETS
     """Suffixes of module names: a sequence, or a string separated by commas, with or without spaces."""
+    init_lora_weights: bool = True
+    """Training's choice of initial values. Nothing depends on it here, because every matrix comes from the file."""
 
     def __post_init__(self) -> None:
         """Refuse a declaration without alpha, which other loaders silently replace by a default.
@@ -77,8 +90,10 @@ def select_network(state_dict: Mapping[str, Tensor], *, ema: bool = False) -> di
     if found == {"base_model.model."} and not ema:
         wanted = "base_model.model."
     if wanted not in found:
+        there = [key for key in state_dict if _LORA_KEY.match(key)] or list(state_dict)
+        missing = [wanted + key.removeprefix(next((p for p in _PREFIXES if key.startswith(p)), "")) for key in there]
         raise AdapterMismatch(
-            "the file does not hold the network that was asked for",
+            f"the file does not hold the network asked for. Missing keys in regular model: {_listing(missing)}",
             got=_shorten(state_dict),
             expected=f"keys that start with {wanted}",
             fix="Ask for the live network (ema off)." if ema else "Ask for the EMA network (ema on).",
@@ -105,7 +120,7 @@ def lora_tensors(
     """
     network = select_network(state_dict, ema=ema)
     tensors: dict[str, Tensor] = {}
-    others: set[str] = set()
+    others: dict[str, str] = {}
     foreign: list[str] = []
     for key, value in network.items():
         match = _LORA_KEY.match(key)
@@ -113,31 +128,59 @@ def lora_tensors(
             if _FOREIGN.search(key):
                 foreign.append(key)
         elif match["adapter"] not in (None, source_adapter):
-            others.add(match["adapter"])
+            others[key] = match["adapter"]
         else:
             tensors[f"{match['module']}.{match['matrix']}"] = value
     if foreign:
         raise AdapterMismatch(
-            "tensors of an unknown kind in a LoRA adapter",
+            f"tensors of an unknown kind in a LoRA adapter. Unexpected keys in regular model: {_listing(foreign)}",
             got=_shorten(foreign),
             expected="<module>.lora_A.<adapter>.weight and <module>.lora_B.<adapter>.weight",
             fix="Only plain LoRA is supported; export the adapter in that form.",
         )
     if others:
-        raise AdapterMismatch(
-            "the file stores an adapter of another name",
-            got=", ".join(sorted(others)),
-            expected=source_adapter,
-            fix="Declare the name that the file uses (source_adapter).",
-        )
+        raise _another_name(others, source_adapter)
     if not tensors:
-        raise AdapterMismatch(
-            "no LoRA tensors in the file",
-            got=_shorten(network),
-            expected="keys with lora_A and lora_B",
-            fix="This looks like a base checkpoint: give the file that the LoRA training wrote.",
-        )
+        raise _no_adapter(network, source_adapter)
     return tensors
+
+
+def base_linears(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The base weights [out, in] of linear layers by module name, from the tensors of one network under plain names."""
+    return {
+        key.removesuffix(".weight").removesuffix(".base_layer"): value
+        for key, value in state_dict.items()
+        if key.endswith(".weight") and value.ndim == 2 and ".lora_" not in key
+    }
+
+
+def shapes_of_targets(linears: Mapping[str, tuple[int, int]], spec: LoraSpec) -> dict[str, tuple[int, int]]:
+    """Names `<module>.lora_A`, `<module>.lora_B` and shapes [rank, in], [out, rank] of an adapter of that kind.
+
+    Args:
+        linears: (out, in) of every linear layer of the network.
+        spec: the declaration.
+
+    Raises:
+        AdapterMismatch: a target matches no linear layer of the network.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    unmatched = set(spec.targets)
+    for name, (out_features, in_features) in linears.items():
+        matching = {target for target in spec.targets if f".{name}".endswith(f".{target}")}
+        unmatched -= matching
+        if matching:
+            shapes[f"{name}.lora_A"] = (spec.rank, in_features)
+            shapes[f"{name}.lora_B"] = (out_features, spec.rank)
+    if unmatched or not shapes:
+        named = "".join(f". No module named {name!r} found for LoRA" for name in sorted(unmatched))
+        raise AdapterMismatch(
+            f"target modules match no linear layer{named}",
+            got=", ".join(sorted(unmatched)) or "no targets",
+            expected="suffixes of module names such as q_proj or mlp.layer1",
+            fix="Declare the target modules of the training configuration.",
+        )
+    return shapes
 
 
 def check_adapter_tensors(
@@ -151,11 +194,9 @@ def check_adapter_tensors(
     missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or unexpected:
         raise AdapterMismatch(
-            "the adapter's tensors are not those of the declared targets",
-            got="; ".join(
-                f"{len(keys)} {kind} ({_shorten(sorted(keys))})"
-                for kind, keys in (("missing", missing), ("unexpected", unexpected))
-                if keys
+            "the adapter's tensors are not those of the declared targets" + _differences(missing, unexpected, expected),
+            got=" and ".join(
+                f"{len(keys)} {kind}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys
             ),
             expected=f"{len(expected)} tensors for targets {','.join(spec.targets)}",
             fix=_suggest(tensors, expected),
@@ -165,7 +206,7 @@ def check_adapter_tensors(
         ranks = sorted({value.shape[0] if key.endswith("lora_A") else value.shape[-1] for key, value in wrong.items()})
         key = min(wrong)
         raise AdapterMismatch(
-            f"{len(wrong)} LoRA tensors have another shape, first {key}",
+            f"size mismatch for {_stored(key)}" + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""),
             got=tuple(wrong[key].shape),
             expected=f"{expected[key]} for rank {spec.rank}",
             fix=f"The file's rank is {', '.join(map(str, ranks))}: declare it with the alpha that it was trained with, "
@@ -173,9 +214,45 @@ def check_adapter_tensors(
         )
 
 
+def _differences(missing: Iterable[str], unexpected: Iterable[str], expected: Iterable[str]) -> str:
+    """The clauses about keys that the two sides do not share, and a module that has no place in the network."""
+    text = ""
+    for kind, keys in (("Missing", sorted(missing)), ("Unexpected", sorted(unexpected))):
+        if keys:
+            text += f". {kind} keys in regular model: {_listing(map(_stored, keys))}"
+    strangers = sorted({_module(key) for key in unexpected} - {_module(key) for key in expected})
+    if strangers:
+        text += f". No module named {strangers[0]!r} found for LoRA"
+    return text
+
+
+def _another_name(others: Mapping[str, str], source_adapter: str) -> AdapterMismatch:
+    wanted = [key.replace(f".{name}.weight", f".{source_adapter}.weight") for key, name in others.items()]
+    names = ", ".join(sorted(set(others.values())))
+    return AdapterMismatch(
+        f"the file stores an adapter of another name. Missing keys in regular model: {_listing(wanted)}. "
+        f"Unexpected keys in regular model: {_listing(others)}",
+        got=names,
+        expected=source_adapter,
+        fix="Declare the name that the file uses (source_adapter).",
+    )
+
+
+def _no_adapter(network: Mapping[str, Tensor], source_adapter: str) -> AdapterMismatch:
+    targets = DEFAULT_TARGETS.split(",")
+    modules = [name for name in base_linears(network) if any(f".{name}".endswith(f".{target}") for target in targets)]
+    missing = [f"{module}.lora_{matrix}.{source_adapter}.weight" for module in sorted(modules) for matrix in "AB"]
+    return AdapterMismatch(
+        "no LoRA tensors in the file" + (f". Missing keys in regular model: {_listing(missing)}" if missing else ""),
+        got=_shorten(network),
+        expected="keys with lora_A and lora_B",
+        fix="This looks like a base checkpoint: give the file that the LoRA training wrote.",
+    )
+
+
 def _suggest(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, int]]) -> str:
     """What to change, from which modules the file adapts."""
-    modules = {key.rpartition(".")[0] for key in tensors}
+    modules = {_module(key) for key in tensors}
     halves = sorted(module for module in modules if any(f"{module}.lora_{matrix}" not in tensors for matrix in "AB"))
     if halves:
         return f"The file is damaged: {_shorten(halves)} has only one of lora_A and lora_B. Export it again."
@@ -187,7 +264,23 @@ def _suggest(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, in
 
 def _kinds(keys: Iterable[str]) -> set[str]:
     """Module names without the number of their block."""
-    return {re.sub(r"^blocks\.\d+\.", "", key.rpartition(".")[0]) for key in keys}
+    return {re.sub(r"^blocks\.\d+\.", "", _module(key)) for key in keys}
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _stored(key: str) -> str:
+    """The name that `<module>.lora_A` has in training checkpoints, without the network's prefix."""
+    return f"{key}.default.weight"
+
+
+def _listing(keys: Iterable[str]) -> str:
+    """The first few names as a list, and how many there are more."""
+    keys = list(keys)
+    more = [f"... {len(keys) - _SHOWN_KEYS} more"] if len(keys) > _SHOWN_KEYS else []
+    return f"[{', '.join([*map(repr, keys[:_SHOWN_KEYS]), *more])}]"
 
 
 def _shorten(keys: Iterable[str]) -> str:

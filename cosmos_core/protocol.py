@@ -44,11 +44,16 @@ class AdapterFile(_Message):
     name: str
     path: str
     sha256: str
-    rank: int = 16
-    alpha: float = 16.0
-    """Not stored in training checkpoints: the scale of the update is alpha / rank."""
+    rank: int | None = None
+    """None takes what the file's manifest says; without a manifest, the documents' default 16."""
+    alpha: float | None = None
+    """Likewise. The scale of the update is alpha / rank, and training checkpoints do not store alpha."""
     target_modules: tuple[str, ...] = ()
-    """Empty means the six default targets."""
+    """Empty means the manifest's, or without a manifest the six default targets."""
+    source_adapter: str = "default"
+    """Name under which a training checkpoint stores the adapter."""
+    allow_inert: bool = False
+    """Accept an adapter that changes nothing."""
 
 
 class AdapterStrength(_Message):
@@ -66,6 +71,12 @@ class WorkerSpec(_Message):
     vae: str
     text_encoder: str
     adapters: tuple[AdapterFile, ...] = ()
+    checkpoint_sha256: str | None = None
+    """Of the checkpoint, to recognise adapters that were trained on another one."""
+    merge_adapters: bool = True
+    """Add the adapters of a scenario into the weights; unmerged they cost time in every forward."""
+    keep_base: Literal["device", "host"] = "device"
+    """Where the base weights of adapted layers are kept while adapters are merged."""
     ema: bool = False
     text_encoder_sha256: str
     """Revision of the text encoder, part of the key of every cached embedding."""

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from cosmos_core.adapter_file import StoredAdapter, read_adapter
+from cosmos_core.adapter_origin import adapter_origin
+from cosmos_core.adapter_proof import prove
+from cosmos_core.adapter_set import AdapterSet
 from cosmos_core.architecture import model_architecture
-from cosmos_core.checkpoint import load_dit, read_state_dict
+from cosmos_core.checkpoint import load_dit
 from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
 from cosmos_core.errors import BadRequest
 from cosmos_core.geometry import VideoGeometry, video_geometry
-from cosmos_core.lora import activate, effective_norms, load_adapter, lora_parameter_counts
-from cosmos_core.lora_state_dict import DEFAULT_TARGETS, LoraSpec
+from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.pixels import conditioning_frames
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
 from cosmos_core.text_encoder import TextEncoder
@@ -61,6 +64,8 @@ class Server:
             folder=Path(spec.embedding_cache) if spec.embedding_cache else None,
         )
         self._model: Video2World | None = None
+        self._adapters: AdapterSet | None = None
+        self._proof: dict[str, Any] = {}
 
     def encode_prompts(self, request: EncodePrompts, on_step: OnStep) -> dict[str, Any]:
         """Encode those prompts that are not kept yet; the encoder leaves the memory afterwards.
@@ -91,13 +96,13 @@ class Server:
         """Load transformer, adapters and VAE.
 
         Returns:
-            Parameter counts, and for each adapter the mean and largest effective norm of its updates.
+            Parameter counts, and for each adapter where it comes from and the proof that it acts.
 
         Raises:
             BadModel: a file is not what it was declared to be.
         """
         if self._model is not None:
-            return self._proof()
+            return self._proof
         on_part("transformer")
         dit = load_dit(
             Path(self._spec.checkpoint),
@@ -108,15 +113,12 @@ class Server:
             # A team may have nothing but the training checkpoint, which holds base and adapter together.
             lora_base=any(adapter.path == self._spec.checkpoint for adapter in self._spec.adapters),
         )
-        for adapter in self._spec.adapters:
-            on_part(f"adapter {adapter.name}")
-            load_adapter(
-                dit, read_state_dict(Path(adapter.path)), _lora_spec(adapter), name=adapter.name, ema=self._spec.ema
-            )
+        adapters = AdapterSet(dit, merge=self._spec.merge_adapters, keep_base=self._spec.keep_base)
+        proof = self._load_adapters(adapters, on_part)
         on_part("vae")
         vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)
-        self._model = Video2World(dit, vae)
-        return self._proof()
+        self._model, self._adapters, self._proof = Video2World(dit, vae), adapters, proof
+        return proof
 
     def generate(self, request: GenerateVideo, on_step: OnStep, *, write: bool) -> dict[str, Any]:
         """Generate one clip; with `write` its frames go to the request's path.
@@ -128,9 +130,11 @@ class Server:
             BadRequest: the request does not fit the model.
             OutOfMemory: the device's memory does not suffice.
         """
-        if self._model is None:
+        if self._model is None or self._adapters is None:
             raise BadRequest("no model is loaded", fix="Send load_model first")
         times = _Stopwatch()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         geometry = video_geometry(
             model=self._spec.model,
             resolution=request.resolution,
@@ -140,7 +144,7 @@ class Server:
         frames = _read_frames(Path(request.input_path), geometry, request.num_conditional_frames)
         prompt = self._embedding(request.prompt)
         negative = self._embedding(request.negative_prompt).embedding if request.negative_prompt else None
-        activate(self._model.dit, {adapter.name: adapter.strength for adapter in request.adapters})
+        self._adapters.use({adapter.name: adapter.strength for adapter in request.adapters})
         times.lap("prepare_s")
         generation = self._model.generate(
             frames,
@@ -164,8 +168,12 @@ class Server:
             "fps": geometry.fps,
             "num_prompt_tokens": prompt.num_tokens,
             "prompt_truncated": prompt.truncated,
+            "peak_gpu_gib": self._peak_gpu_gib(),
             **times.laps,
         }
+
+    def _peak_gpu_gib(self) -> float | None:
+        return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else None
 
     def _embedding(self, prompt: str) -> CachedEmbedding:
         entry = self._embeddings.get(prompt)
@@ -173,17 +181,30 @@ class Server:
             raise BadRequest("a prompt was not encoded", got=prompt[:80], fix="Send encode_prompts first")
         return entry
 
-    def _proof(self) -> dict[str, Any]:
-        assert self._model is not None
-        dit = self._model.dit
-        counts = lora_parameter_counts(dit)
-        norms = {adapter.name: list(effective_norms(dit, adapter.name).values()) for adapter in self._spec.adapters}
+    def _load_adapters(self, adapters: AdapterSet, on_part: Callable[[str], None]) -> dict[str, Any]:
+        """Put all adapters onto the network and prove that each acts."""
+        origins: dict[str, Any] = {}
+        for adapter in self._spec.adapters:
+            on_part(f"adapter {adapter.name}")
+            stored = read_adapter(Path(adapter.path), ema=self._spec.ema, source_adapter=adapter.source_adapter)
+            origins[adapter.name] = adapter_origin(
+                stored, adapters, name=adapter.name, checkpoint_sha256=self._spec.checkpoint_sha256
+            )
+            adapters.add(adapter.name, stored.tensors, _lora_spec(stored, adapter))
+        on_part("proof")
+        proofs = prove(adapters, allow_inert=[adapter.name for adapter in self._spec.adapters if adapter.allow_inert])
+        num_base, counts = adapters.num_base_parameters(), adapters.parameter_counts()
+        num_lora = sum(counts.values())
         return {
-            "parameters": {"dit": sum(p.numel() for p in dit.parameters()), "lora": counts},
-            "adapter_norms": {
-                name: {"mean": float(np.mean(values)), "max": float(np.max(values)), "layers": len(values)}
-                for name, values in norms.items()
+            "parameters": {
+                "dit": num_base,
+                "lora": counts,
+                "total": num_base + num_lora,
+                "lora_ratio": num_lora / (num_base + num_lora),
             },
+            "merged": adapters.merge,
+            "adapter_norms": {proof.name: proof.to_record() for proof in proofs},
+            "adapter_origins": origins,
         }
 
 
@@ -204,8 +225,13 @@ def _encode(encoder: TextEncoder, prompt: str) -> CachedEmbedding:
     )
 
 
-def _lora_spec(adapter: AdapterFile) -> LoraSpec:
-    return LoraSpec(rank=adapter.rank, alpha=adapter.alpha, target_modules=adapter.target_modules or DEFAULT_TARGETS)
+def _lora_spec(stored: StoredAdapter, adapter: AdapterFile) -> LoraSpec:
+    rank, alpha = adapter.rank, adapter.alpha
+    if stored.manifest is None:
+        # The documents' defaults, for files that cannot say better; a wrong rank does not load.
+        rank = LoraSpec().rank if rank is None else rank
+        alpha = LoraSpec().alpha if alpha is None else alpha
+    return stored.spec(rank=rank, alpha=alpha, target_modules=adapter.target_modules)
 
 
 def _read_frames(path: Path, geometry: VideoGeometry, num_conditional_frames: int) -> np.ndarray:

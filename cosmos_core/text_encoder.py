@@ -116,8 +116,8 @@ def _require_files(folder: Path) -> None:
             "the text encoder is not there" if not folder.is_dir() else "the text encoder is incomplete",
             got=folder,
             expected="; ".join(missing),
-            fix=f"Put config.json, the tokenizer (tokenizer.json or spiece.model, tokenizer_config.json) and the weights "
-            f"of the public model google-t5/t5-11b into {folder}",
+            fix="Put config.json, the tokenizer (tokenizer.json or spiece.model, tokenizer_config.json) and the "
+            f"weights of the public model google-t5/t5-11b into {folder}",
         )
 
 
@@ -150,9 +150,7 @@ def _fill(
         CheckpointMismatch: names or shapes are not exactly those of the encoder.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if key != _TIED}
-    found = {
-        key: value for key, value in state_dict.items() if not key.startswith(_DECODER_KEYS) and key != _TIED
-    }
+    found = {key: value for key, value in state_dict.items() if not key.startswith(_DECODER_KEYS) and key != _TIED}
     wrong = sorted(
         key
         for key in expected.keys() | found.keys()

@@ -1,8 +1,9 @@
 """`python -m cosmos_core.tiny ROOT`: write the tiny model, the real architecture at a size that runs anywhere.
 
-None of its weights is trained. The transformer, the text encoder and the adapters are random numbers from a seed; the
-VAE is written down in closed form (`cosmos_core.tiny_vae`) and passes pictures through, blurred. So the tiny model
-shows that everything works together, and nothing about the quality of the real models.
+None of its weights is trained. The VAE is written down in closed form and passes pictures through, blurred
+(`cosmos_core.tiny_vae`); the transformer has one path written by hand that repeats the first frame
+(`cosmos_core.tiny_transformer`); all else, the text encoder and the adapters are random numbers from a seed. So the
+tiny model shows that everything works together, and nothing about the quality of the real models.
 
 Files have the layouts of published and training checkpoints, and equal seeds give equal bytes. The model appears under
 its name only when it is complete.
@@ -29,6 +30,7 @@ from cosmos_core.lora import adapter_shapes
 from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.tiny_random import random_tensor
 from cosmos_core.tiny_text import write_text_encoder
+from cosmos_core.tiny_transformer import CONSTANT_COORDINATES, tiny_transformer_state_dict
 from cosmos_core.tiny_vae import tiny_vae_state_dict
 
 __all__ = ["ADAPTERS", "main", "make_tiny"]
@@ -37,18 +39,15 @@ ADAPTERS = ("collision", "rear_end")
 
 _MODEL = MODELS["tiny"]
 _LORA = LoraSpec(rank=16, alpha=16)
-_LORA_B_STD = 0.03
-_GATES_STD = 0.15
-"""Of the matrices that make shift, scale and gate: small ones keep the residual stream near the patch embedding."""
-_VELOCITY_STD = 0.25
-"""Of the output layer: x0 stays near the scaled noise, so that neither sampler nor guidance runs away."""
+_LORA_B_STD = 0.006
 _README = """# The tiny model
 
-Not a trained model. The transformer, the text encoder and the adapters in this folder are random numbers (seed {seed});
-the VAE is written down in closed form and passes pictures through, blurred. It has the architecture and the file
-layouts of Cosmos-Predict2 Video2World at a size that runs on any CPU, and serves to try out and test the pipeline: a
-video shows the input picture first and coloured noise afterwards. The prompt and the adapters change the noise and mean
-nothing.
+Not a trained model. It has the architecture and the file layouts of Cosmos-Predict2 Video2World at a size that runs on
+any CPU, and serves to try out and test the pipeline.
+
+A video shows the input picture, blurred, under coloured noise; nothing in it moves. The prompt, the seed and the
+adapters change the noise and mean nothing. The VAE is written down in closed form, the transformer has one path written
+by hand that repeats the first frame, and all other weights are random numbers (seed {seed}).
 
 Made by `python -m cosmos_core.tiny`. The adapters have rank {rank} and alpha {alpha:g}.
 """
@@ -143,20 +142,8 @@ def _write(folder: Path, seed: int) -> None:
 
 def _transformer(seed: int) -> dict[str, Tensor]:
     """Weights under plain names, bfloat16 as in published files."""
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in DiT(_MODEL.dit).state_dict().items()}
-    return {name: _weight(name, shape, seed).bfloat16() for name, shape in shapes.items()}
-
-
-def _weight(name: str, shape: torch.Size, seed: int) -> Tensor:
-    if "norm" in name:
-        return torch.ones(shape)
-    std = shape[-1] ** -0.5
-    if name == "final_layer.linear.weight":
-        std *= _VELOCITY_STD
-    if ".2.weight" in name or name.endswith("linear_2.weight"):  # the second matrices of all modulations
-        std *= _GATES_STD
-    return random_tensor(name, shape, seed=seed, std=std)
+    weights = tiny_transformer_state_dict(_MODEL.dit, seed=seed)
+    return {name: value.bfloat16() for name, value in weights.items()}
 
 
 def _training_checkpoint(network: dict[str, Tensor], adapter: str, seed: int) -> dict[str, Tensor]:
@@ -175,6 +162,8 @@ def _training_checkpoint(network: dict[str, Tensor], adapter: str, seed: int) ->
             shape = shapes[f"{module}.{matrix}"]
             std = shape[-1] ** -0.5 if matrix == "lora_A" else _LORA_B_STD
             tensor = random_tensor(f"{adapter}.{module}.{matrix}", shape, seed=seed, std=std)
+            if matrix == "lora_A" and shape[-1] == _MODEL.dit.model_channels:
+                tensor[:, CONSTANT_COORDINATES] = 0.0  # large constants, which would drown what the adapter sees
             checkpoint[f"net.{module}.{matrix}.default.weight"] = tensor.bfloat16()
     return checkpoint
 

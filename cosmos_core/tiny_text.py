@@ -32,16 +32,18 @@ road roads street highway motorway freeway expressway lane lanes intersection in
 crossroads roundabout ramp merge merges merging bridge tunnel curve bend shoulder median barrier guardrail sidewalk
 traffic light lights signal signals sign signs pole camera cctv fixed surveillance overhead view angle footage scene
 video dashcam static wide clear realistic quality city urban rural suburban residential downtown buildings trees
-collision collisions collide collides colliding crash crashes crashing accident accidents impact impacts hit hits hitting
-strike strikes rear_end rear-end head-on t-bone sideswipe sideswipes rollover rolls skid skids skidding spin spins
-swerve swerves swerving drift drifts lose loses control loss run runs running ignores ignoring yield yields fail fails
-jaywalking wrong way illegal overtake overtakes overtaking cut cuts cutting tailgating follow follows following close
-approach approaches approaching enter enters entering cross crosses move moves moving drive drives driving wait waits
-waiting park parked parking damage damaged debris smoke fire glass bumper door hood wheel tire skidmarks
-day daytime night nighttime dusk dawn morning evening noon sunny cloudy overcast rain rainy raining wet fog foggy snow
-snowy ice icy storm wind sun glare shadow reflections surface asphalt busy empty heavy light moderate
+collision collisions collide collides colliding crash crashes crashing accident accidents impact impacts hit hits
+hitting strike strikes rear_end rear-end head-on t-bone sideswipe sideswipes rollover rolls skid skids skidding spin
+spins swerve swerves swerving drift drifts lose loses control loss run runs running ignores ignoring yield yields fail
+fails jaywalking wrong way illegal overtake overtakes overtaking cut cuts cutting tailgating follow follows
+following close approach approaches approaching enter enters entering cross crosses move moves moving drive drives
+driving wait waits waiting park parked parking damage damaged debris smoke fire glass bumper door hood wheel tire
+skidmarks day daytime night nighttime dusk dawn morning evening noon sunny cloudy overcast rain rainy raining wet
+fog foggy snow snowy ice icy storm wind sun glare shadow reflections surface asphalt busy empty heavy light moderate
 """
-_FRAGMENTS = "ing ed er est ly tion s es ment al ic ous able un re in de co ex pre th he an er on en at es or te st".split()
+_FRAGMENTS = """
+ing ed er est ly tion s es ment al ic ous able un re in de co ex pre th he an on en at or te st
+"""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _PAD, _END, _UNKNOWN = 0, 1, 2
 
@@ -106,7 +108,7 @@ def _tokenizer() -> Tokenizer:
     pieces.update({f"<0x{value:02X}>": -100.0 for value in range(256)})
     for word in _WORDS.split():
         pieces.setdefault(_SPACE + word, -4.0)
-    for fragment in _FRAGMENTS:
+    for fragment in _FRAGMENTS.split():
         pieces.setdefault(fragment, -8.0)
     for letter in (_SPACE, *string.ascii_letters, *string.digits, *string.punctuation):
         pieces.setdefault(letter, -10.0)
@@ -123,5 +125,3 @@ def _tokenizer() -> Tokenizer:
     )
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
     return tokenizer
-
-

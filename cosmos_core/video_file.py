@@ -1,30 +1,28 @@
 """Videos and pictures as files, without torch: probe and read what users give, write what they get.
 
 Videos go through the ffmpeg executable of imageio-ffmpeg: decoding streams frame by frame, so that a long video takes
-no more memory than the frames that are kept. What is written is tagged and converted as BT.709; an untagged file is
-guessed to be BT.601 by some players and BT.709 by others, which shifts its colours.
+no more memory than the frames that are kept.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Literal
 
-import imageio_ffmpeg
 import numpy as np
 
-from cosmos_core.errors import BadInput, BadRequest, StorageUnavailable
+from cosmos_core.errors import BadInput
 from cosmos_core.image_file import IMAGE_SUFFIXES, MAX_PIXELS, read_image, require_size
+from cosmos_core.video_writer import SCALER, ffmpeg_executable, write_video
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "InputProbe", "probe_input", "read_image", "read_video", "write_video"]
 
@@ -33,11 +31,7 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _SUFFIXES = IMAGE_SUFFIXES + VIDEO_SUFFIXES
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """What an mp4 or mov can begin with."""
-_METADATA_KEYS = ("title", "artist", "comment", "description", "copyright", "synopsis")
-_ENCODER_THREADS = 4
-"""The bytes that x264 writes depend on its number of threads, so it must not follow the machine."""
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
-_SCALER = "bicubic+accurate_rnd+full_chroma_int"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,50 +95,13 @@ def read_video(path: Path | str, *, last: int | None = None) -> np.ndarray:
     path = Path(path)
     if _kind(path) != "video":
         raise BadInput(f"{path} is a picture", expected="a video")
-    output = ["-sws_flags", _SCALER, "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
+    output = ["-sws_flags", SCALER, "-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"]
     frames: deque[np.ndarray] = deque(maxlen=last)
     with _decoding(path, output) as stream:
         frames.extend(_ppm_frames(path, stream))
     if not frames:
         raise BadInput(f"{path} has no frames", expected="a video", fix="Export the video again.")
     return np.stack(frames)
-
-
-def write_video(
-    frames_THWC: np.ndarray,
-    path: Path | str,
-    *,
-    fps: float,
-    crf: float = 18,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write an H.264 mp4 (yuv420p, BT.709, index first). Equal arguments give equal bytes.
-
-    The file appears under its name only when it is complete.
-
-    Args:
-        frames_THWC: uint8 RGB; even height and width.
-        path: where to write; the folder must exist.
-        fps: frames per second.
-        crf: quality of x264, 0 (lossless) to 51.
-        metadata: texts to store, under the keys title, artist, comment, description, copyright, synopsis.
-
-    Raises:
-        BadRequest: the frames, the rate or the metadata cannot be written.
-        StorageUnavailable: the file could not be written.
-    """
-    path = Path(path)
-    _check_writable(frames_THWC, fps, crf, metadata or {})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _encode(frames_THWC, temporary, fps, crf, metadata or {})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageUnavailable(f"{path} could not be written", got=error.strerror or error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _kind(path: Path) -> Literal["image", "video"]:
@@ -208,7 +165,7 @@ def _sniff(head: bytes) -> Literal["image", "video"] | None:
 @contextmanager
 def _decoding(path: Path, output: list[str]) -> Iterator[IO[bytes]]:
     """The standard output of an ffmpeg that decodes the first video stream and stops at the first error."""
-    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-xerror"]
+    command = [ffmpeg_executable(), "-hide_banner", "-nostdin", "-loglevel", "error", "-xerror"]
     command += ["-protocol_whitelist", "file,pipe", "-max_pixels", str(MAX_PIXELS)]
     command += ["-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough", *output]
     with tempfile.TemporaryFile() as messages:
@@ -264,65 +221,3 @@ def _ppm_frames(path: Path, stream: IO[bytes]) -> Iterator[np.ndarray]:
         data = stream.read(width * height * 3)
         if len(data) == width * height * 3:  # a short rest is an error that ffmpeg reports itself
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
-
-
-def _check_writable(frames: np.ndarray, fps: float, crf: float, metadata: Mapping[str, str]) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
-        raise BadRequest("frames of a video", got=f"{frames.dtype} {frames.shape}", expected="uint8 [T, H, W, 3]")
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2 or not height or not width:
-        raise BadRequest(
-            "size of a video", got=f"{width} x {height}", expected="even numbers", fix="4:2:0 colour needs them."
-        )
-    if not fps > 0:
-        raise BadRequest("frames per second", got=fps, expected="a positive number")
-    if not 0 <= crf <= 51:
-        raise BadRequest("crf", got=crf, expected="0 to 51")
-    unknown = sorted(set(metadata) - set(_METADATA_KEYS))
-    if unknown:
-        raise BadRequest("metadata of a video", got=", ".join(unknown), expected=" | ".join(_METADATA_KEYS))
-
-
-def _encode(frames: np.ndarray, path: Path, fps: float, crf: float, metadata: Mapping[str, str]) -> None:
-    rate = str(Fraction(fps).limit_denominator(1001))
-    size = f"{frames.shape[2]}x{frames.shape[1]}"
-    command = [_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y"]
-    command += ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size, "-framerate", rate, "-i", "pipe:0"]
-    command += ["-vf", _colour_filter(), "-fps_mode", "passthrough"]
-    command += ["-c:v", "libx264", "-preset", "medium", "-crf", f"{crf:g}", "-threads", str(_ENCODER_THREADS)]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-    command += ["-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"]
-    for key, value in sorted(metadata.items()):
-        command += ["-metadata", f"{key}={value}"]
-    command += ["-f", "mp4", f"file:{path}"]
-    with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages, stdout=subprocess.DEVNULL)
-        assert process.stdin is not None
-        try:
-            for frame in frames:
-                process.stdin.write(np.ascontiguousarray(frame).data)
-            process.stdin.close()
-            code = process.wait()
-        except BrokenPipeError:
-            code = process.wait() or 1
-        finally:
-            process.kill()
-            process.wait()
-        messages.seek(0)
-        said = messages.read().decode(errors="replace").strip()
-    if code:
-        raise StorageUnavailable(
-            f"{path.parent} did not take a video", got=said.splitlines()[-1] if said else f"exit code {code}"
-        )
-
-
-def _ffmpeg() -> str:
-    executable: str = imageio_ffmpeg.get_ffmpeg_exe()
-    return executable
-
-
-def _colour_filter() -> str:
-    """Convert RGB to BT.709 in the limited range, and say so in every frame."""
-    convert = f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALER}"
-    tag = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-    return f"{convert},format=yuv420p,{tag}"

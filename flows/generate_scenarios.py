@@ -5,13 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from prefect import Task, flow, get_run_logger
+from prefect.client.schemas.objects import State
 from prefect.exceptions import UpstreamTaskError
 from prefect.futures import PrefectConcurrentFuture
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -40,9 +40,13 @@ _THREADS = 8
 """Fetching, checking and publishing overlap with generation; more threads than this gain nothing on one machine."""
 
 
+def _run_name() -> str:
+    return PurePosixPath(flow_run.parameters["manifest"]).name
+
+
 @flow(
     name="generate-scenarios",
-    flow_run_name="{manifest}",
+    flow_run_name=_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),  # type: ignore[arg-type]
     persist_result=False,
 )

@@ -54,31 +54,35 @@ def publish_results_artifacts(rows: Sequence[dict[str, Any]], *, output_uri: str
 def _table_row(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "row": row["row_number"],
-        "scenario": row["scenario_id"] or "",
+        "scenario": _name(row),
         "status": row["status"],
+        "seconds": round(row["seconds"], 1) if row["seconds"] is not None else "",
+        "reused": row["reused"],
         "reason": row["reason"],
         "video": row["video_uri"] or "",
         "record": row["record_uri"] or "",
-        "seconds": round(row["seconds"], 1) if row["seconds"] is not None else "",
-        "reused": row["reused"],
     }
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["scenario_id"] or row["output_name"] or ""
 
 
 def _page(rows: Sequence[dict[str, Any]], output_uri: str) -> str:
     lines = [
         f"**Output** {_link(output_uri, output_uri)} · {_link('contact sheet', output_uri + '/index.html')}",
         "",
-        "| row | scenario | status | reason | video | record |",
+        "| row | scenario | status | video | record | reason |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows[:_MAX_PAGE_ROWS]:
         cells = [
             str(row["row_number"]),
-            row["scenario_id"] or "",
+            _name(row),
             row["status"],
-            row["reason"],
             _link("video", row["video_uri"]) if row["video_uri"] else "",
             _link("record", row["record_uri"]) if row["record_uri"] else "",
+            row["reason"],
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     if len(rows) > _MAX_PAGE_ROWS:

@@ -37,7 +37,9 @@ class CheckpointConfig(_Config):
 
     root: Path = Path("checkpoints")
     base: Path | None = None
-    """Base checkpoint (.pt, .safetensors); default `<root>/<org>/<name>/model-<resolution>p-<fps>fps.pt`."""
+    """Base checkpoint (.pt, .safetensors); default `<root>/<org>/<name>/model-<resolution>p-<fps>fps.pt`.
+
+    Any of the three files may be a reference into the registry instead: `registry:its-base@production`."""
     vae: Path | None = None
     """Video VAE; default `<root>/<org>/<name>/tokenizer/tokenizer.pth` (or .safetensors)."""
     text_encoder: Path | None = None
@@ -85,6 +87,10 @@ class RunConfig(_Config):
     """What a row gets for each column that it leaves empty."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     adapters: dict[str, AdapterConfig] = {}
+    """Adapters by name; what a manifest names beyond these is looked up in the registry."""
+    registry: str | None = None
+    """Registry of checkpoints and adapters: a folder or s3:// prefix. The environment's CROSSROADS_REGISTRY goes first;
+    with neither it is the folder `registry` where Crossroads runs, if there is one."""
     refiner: str = "template"
     policy: Path = Path("configs/guardrail/its-accident.yaml")
     lexicon: Path = Path("configs/guardrail/lexicon.yaml")

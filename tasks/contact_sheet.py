@@ -42,6 +42,8 @@ def contact_sheet(rows: Sequence[dict[str, Any]], *, title: str, facts: dict[str
 def _card(row: dict[str, Any]) -> dict[str, Any]:
     scenario_id = row["scenario_id"]
     adapters = ", ".join(f"{use['name']} × {use['strength']:g}" for use in row["adapters"] or ())
+    checks = _checks(row["decision"])
+    tally = Counter(check["status"] for check in checks)
     parameters = {
         "model": f"{row['model']} {row['resolution']}p {row['fps']} fps" if row["model"] else None,
         "adapters": (adapters or "none (base model)") if row["model"] else None,
@@ -63,7 +65,8 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
         "thumbnail": thumbnail_name(scenario_id) if row["video_uri"] else None,
         "record": record_name(scenario_id) if row["record_uri"] else None,
         "input": PurePosixPath(row["input"]).name if row["input"] else None,
-        "checks": _checks(row["decision"]),
+        "checks": checks,
+        "check_counts": ", ".join(f"{number} {status}" for status, number in tally.most_common()),
         "reused": row["reused"],
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ class LanePool:
             Lane(name="cpu", gpu=None, config=config, home=home)
         ]
         self._idle = list(self._lanes)
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
         self.closed = False
 
@@ -154,23 +156,27 @@ class LanePool:
 
     @contextmanager
     def lease(self, plan: WorkerPlan) -> Iterator[Lane]:
-        """Wait for a free lane, preferring one that is warm for the plan.
+        """Wait for a free lane, first come, first served, preferring one that is warm for the plan.
 
         Raises:
             Cancelled: the pool was closed in the meantime.
         """
+        ticket = object()
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self.closed)
+            self._waiting.append(ticket)
+            self._changed.wait_for(lambda: self.closed or (self._idle and self._waiting[0] is ticket))
+            self._waiting.remove(ticket)
             if self.closed:
                 raise Cancelled("the run is being stopped")
             lane = max(self._idle, key=lambda lane: (lane.plan == plan, lane.plan is None))
             self._idle.remove(lane)
+            self._changed.notify_all()
         try:
             yield lane
         finally:
             with self._changed:
                 self._idle.append(lane)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def close(self) -> None:
         """End every worker, also those in the middle of something."""

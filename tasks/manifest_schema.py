@@ -80,6 +80,11 @@ COLUMNS = (
     Column(
         name="num_conditional_frames", type=pa.int32(), description="Frames of the input to keep: 1, or 5 of a video."
     ),
+    Column(
+        name="num_chunks",
+        type=pa.int32(),
+        description="Clips chained into one long video, 1 to 64, each from the last frames of the one before.",
+    ),
     Column(name="model", type=pa.string(), description="Model size: 2B, 14B or tiny."),
     Column(name="resolution", type=pa.string(), description="480 or 720 (2B, 14B), 112 (tiny)."),
     Column(name="fps", type=pa.int32(), description="Frames per second: 10 or 16 (2B, 14B), 10 (tiny)."),

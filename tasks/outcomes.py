@@ -41,6 +41,7 @@ def make_record(
         prompts=job.prompts if job else None,
         model=run.models.get(Variant.of(scenario)),
         adapters=run.adapters_of(scenario) if all(use.name in run.adapters for use in scenario.adapters) else (),
+        generation={k: v for k, v in clip.result.items() if not k.endswith("_s")} if clip else {},
         proof=clip.proof if clip else {},
         decision=decision,
         output=output,

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cosmos_core.errors import BadConfig
 from cosmos_core.hashing import sha256_json
-from tasks.redaction import RedactionOptions, SanityOptions
+from tasks.frame_sanity import SanityOptions
+from tasks.redaction import RedactionOptions
 from tasks.verdicts import Action, Decision, Stage, Verdict
 
 __all__ = ["HARD_BLOCKED", "CategoryRule", "Policy", "StageChecks", "decide", "gravest", "load_policy"]

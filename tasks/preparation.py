@@ -8,17 +8,19 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from cosmos_core.errors import BadModel
+from cosmos_core.errors import AdapterMismatch, BadModel, BadRequest, Transient
 from tasks.config import RunConfig
 from tasks.job import Job
 from tasks.lanes import WorkerPlan
 from tasks.manifest import Manifest, read_manifest
 from tasks.records import invalid_row
 from tasks.run import Run
+from tasks.run_registry import RunRegistry
 from tasks.scenario import Scenario
-from tasks.versions import Variant, resolve_adapter, resolve_model
+from tasks.versions import AdapterVersion, Variant, registered_adapter, require_parent, resolve_adapter, resolve_model
 
 __all__ = ["Shard", "load_manifest", "plan_shards", "resolve_versions"]
 
@@ -43,49 +45,80 @@ def load_manifest(uri: str, config: RunConfig, *, input_root: str | None = None)
     return manifest
 
 
-@task(name="resolve-versions", cache_policy=NO_CACHE, persist_result=False)
+def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), Transient)
+
+
+@task(
+    name="resolve-versions",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(2),
+    retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def resolve_versions(run: Run) -> dict[str, str]:
     """Pin every model file that the manifest needs by its SHA-256.
+
+    Adapters that the configuration does not have, and model files that it gives as `registry:...`, come from the
+    registry, as the versions that this run began with.
 
     Returns:
         Why a scenario cannot run, by scenario id; all others have their versions in `run`.
     """
     logger = get_run_logger()
     cache = run.home / "hashes"
+    registry = RunRegistry.of(run)
     problems: dict[Variant | str, str] = {}
     for variant in {Variant.of(scenario): None for scenario in run.manifest.rows}:
         try:
-            run.models[variant] = resolve_model(variant, run.config, hash_cache=cache)
-            logger.info(
-                "%s: base %s sha256 %.12s", variant, run.models[variant].base.path, run.models[variant].base.sha256
-            )
-        except BadModel as error:
+            model = resolve_model(variant, run.config, hash_cache=cache, registered=registry)
+        except (BadModel, BadRequest) as error:
             problems[variant] = str(error)
+        else:
+            run.models[variant] = model
+            logger.info("%s: base %s sha256 %.12s", variant, model.base.version or model.base.path, model.base.sha256)
     for name in {use.name: None for scenario in run.manifest.rows for use in scenario.adapters}:
         try:
-            problem = _pin_adapter(run, name, cache)
-        except BadModel as error:
-            problem = str(error)
-        if problem:
-            problems[name] = problem
+            adapter = _resolve_adapter(run, name, cache, registry)
+        except (BadModel, BadRequest) as error:
+            problems[name] = str(error)
         else:
-            logger.info("adapter %s: sha256 %.12s", name, run.adapters[name].file.sha256)
+            run.adapters[name] = adapter
+            logger.info("adapter %s: %s sha256 %.12s", name, adapter.version or "configured", adapter.file.sha256)
     return {
-        scenario.scenario_id: problem for scenario in run.manifest.rows if (problem := _problem_of(scenario, problems))
+        scenario.scenario_id: problem
+        for scenario in run.manifest.rows
+        if (problem := _problem_of(scenario, problems) or _wrong_base(run, scenario))
     }
 
 
-def _pin_adapter(run: Run, name: str, cache: Path) -> str | None:
-    if name not in run.config.adapters:
-        known = ", ".join(run.config.adapters) or "none"
-        return f"adapters: got {name!r}, expected one of the configuration's adapters ({known})"
-    run.adapters[name] = resolve_adapter(name, run.config.adapters[name], hash_cache=cache)
-    return None
+def _resolve_adapter(run: Run, name: str, cache: Path, registry: RunRegistry | None) -> AdapterVersion:
+    """The adapter of the configuration, or else of the registry."""
+    if name in run.config.adapters:
+        return resolve_adapter(name, run.config.adapters[name], hash_cache=cache)
+    if registry:
+        return registered_adapter(name, registered=registry)
+    raise BadRequest(
+        "adapters",
+        got=repr(name),
+        expected=f"one of the configuration's adapters ({', '.join(run.config.adapters) or 'none'})",
+        fix="Add it there, or name a registry for it to be looked up in",
+    )
 
 
 def _problem_of(scenario: Scenario, problems: dict[Variant | str, str]) -> str | None:
     keys: list[Variant | str] = [Variant.of(scenario), *(use.name for use in scenario.adapters)]
     return next((problems[key] for key in keys if key in problems), None)
+
+
+def _wrong_base(run: Run, scenario: Scenario) -> str | None:
+    try:
+        for adapter in run.adapters_of(scenario):
+            require_parent(adapter, run.models[Variant.of(scenario)])
+    except AdapterMismatch as error:
+        return str(error)
+    return None
 
 
 def plan_shards(jobs: Sequence[Job]) -> list[Shard]:

@@ -111,6 +111,8 @@ class Record(_Part):
     prompts: Prompts | None = None
     model: ModelVersion | None = None
     adapters: tuple[AdapterVersion, ...] = ()
+    generation: dict[str, Any] = {}
+    """What the worker said of this clip: sizes, prompt tokens, whether the prompt was cut."""
     proof: dict[str, Any] = {}
     """What the worker found about the loaded model: parameter counts, effect of each adapter."""
     decision: Decision | None = None
@@ -181,6 +183,7 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("guidance", pa.float64()),
         pa.field("num_steps", pa.int32()),
         pa.field("num_conditional_frames", pa.int32()),
+        pa.field("num_chunks", pa.int32()),
         pa.field("adapters", pa.list_(pa.struct([("name", pa.string()), ("strength", pa.float64())]))),
         pa.field("labels", pa.map_(pa.string(), pa.string())),
         pa.field("job_id", pa.string()),
@@ -222,6 +225,7 @@ def results_row(record: Record, store: Store, *, reused: bool, run_id: str, reco
         "guidance": scenario.guidance,
         "num_steps": scenario.num_steps,
         "num_conditional_frames": scenario.num_conditional_frames,
+        "num_chunks": scenario.num_chunks,
         "adapters": [adapter.model_dump() for adapter in scenario.adapters],
         "labels": list(scenario.labels.items()),
         "job_id": record.job_id,

@@ -1,4 +1,4 @@
-"""What can be done to frames without a model: find and cover faces, look again, and see whether a clip is a clip.
+"""Face redaction without a model's weights: find faces, cover them, look again.
 
 Legend: T frames, H W height and width in pixels; frames are uint8 RGB [T, H, W, 3]. Boxes are whole pixels x, y,
 width, height. The detector is OpenCV's frontal-face cascade: it knows upright frontal faces and nothing else, so a
@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from cosmos_core.errors import BadInput
 from cosmos_core.hashing import sha256_file
-from tasks.verdicts import CheckUnavailable, Stage, Verdict, run_check, unavailable
+from tasks.frame_sanity import Frames, SanityOptions, check_frames, content_unavailable, require_frames
+from tasks.verdicts import CheckUnavailable, Stage, Verdict, run_check
 
 __all__ = [
     "FaceDetector",
@@ -37,7 +36,6 @@ __all__ = [
     "redaction_verdict",
 ]
 
-Frames = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 _BACKEND = "opencv-haar"
@@ -68,21 +66,6 @@ class RedactionOptions(BaseModel):
     """Mosaic of at most four cells a side, or one flat colour."""
     max_rounds: int = Field(default=3, ge=1)
     """Rounds of covering and looking again; from the second on boxes are filled."""
-
-
-class SanityOptions(BaseModel):
-    """Limits of the decode sanity check, in 8-bit levels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    black_level: int = Field(default=16, ge=0, le=255)
-    """A frame is black when no pixel of it is brighter: the studio black of 8-bit video."""
-    uniform_std: float = Field(default=2.0, ge=0)
-    """A frame is near-uniform when its levels vary less than this."""
-    max_share: float = Field(default=0.5, ge=0, lt=1)
-    """Share of black, or of near-uniform, frames above which the clip is flagged."""
-    frozen_difference: float = Field(default=0.05, ge=0)
-    """A clip is frozen when no frame differs from the first by more than this on average."""
 
 
 class Region(BaseModel):
@@ -204,8 +187,8 @@ def redact_faces(
     """Cover every face the detector finds in frames [T, H, W, 3], then look again.
 
     Key frames are searched and each box is covered on the frames around it, with the way to the next box of the same
-    face. Then every covered frame, and one
-    uncovered frame between each two key frames, is searched again; what turns up is filled, up to `max_rounds`.
+    face. Then every covered frame, and one uncovered frame between each two key frames, is searched again; what turns
+    up is filled, up to `max_rounds`.
     Without a detection the very same array comes back; otherwise a copy, in which only covered rectangles differ.
 
     Raises:
@@ -213,7 +196,7 @@ def redact_faces(
         CheckUnavailable: there is no cascade to search with.
     """
     started = time.perf_counter()
-    _require_frames(frames)
+    require_frames(frames)
     options = options or RedactionOptions()
     detector = detector or HaarFaceDetector(options)
     num_frames, height, width = frames.shape[:3]
@@ -338,16 +321,6 @@ def _edges(length: int, most: int) -> list[int]:
     return [round(length * cell / cells) for cell in range(cells + 1)]
 
 
-def _require_frames(frames: object) -> None:
-    if isinstance(frames, np.ndarray):
-        if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size > 0:
-            return
-        got = f"{frames.dtype} {list(frames.shape)}"
-    else:
-        got = type(frames).__name__
-    raise BadInput("frames are malformed", got=got, expected="a uint8 array [T, H, W, 3] with at least one frame")
-
-
 def redaction_verdict(report: RedactionReport, *, stage: Stage = "video") -> Verdict:
     """`face_residual` if a face can still be found, `face_redacted` if faces were covered, otherwise a pass."""
     category = "face_residual" if report.residual else "face_redacted" if report.regions else None
@@ -385,55 +358,3 @@ def check_redaction(
 
     verdict = run_check(stage, f"{stage}.redaction", call, backend=_BACKEND)
     return redacted, verdict
-
-
-def check_frames(frames: Frames, options: SanityOptions | None = None, *, stage: Stage = "video") -> Verdict:
-    """Whether decoded frames are a picture at all: `black`, `uniform` and `frozen` are flags, a wrong shape an error.
-
-    A single frame counts as frozen in the video stage and is an ordinary picture in the input stage.
-    """
-    options = options or SanityOptions()
-
-    def call() -> Verdict:
-        _require_frames(frames)
-        measured = _measure(frames, options)
-        categories = [
-            name
-            for name, found in (
-                ("black", measured["black_share"] > options.max_share),
-                ("uniform", measured["uniform_share"] > options.max_share),
-                ("frozen", stage != "input" and measured["largest_difference"] <= options.frozen_difference),
-            )
-            if found
-        ]
-        return Verdict(
-            stage=stage,
-            check=f"{stage}.sanity",
-            status="flag" if categories else "pass",
-            category=categories[0] if categories else None,
-            other_categories=tuple(categories[1:]),
-            backend="numpy",
-            evidence={**measured, "thresholds": options.model_dump(mode="json")},
-        )
-
-    return run_check(stage, f"{stage}.sanity", call, backend="numpy")
-
-
-def _measure(frames: Frames, options: SanityOptions) -> dict[str, Any]:
-    num_frames = len(frames)
-    black = sum(int(frame.max()) <= options.black_level for frame in frames)
-    # Every second pixel tells a flat frame from a picture as well as all of them, in a quarter of the time.
-    uniform = sum(float(frame[::2, ::2].std(axis=(0, 1)).max()) < options.uniform_std for frame in frames)
-    first = frames[0].astype(np.int16)
-    differences = (float(np.abs(frame - first).mean()) for frame in frames[1:])
-    return {
-        "num_frames": num_frames,
-        "black_share": round(black / num_frames, 4),
-        "uniform_share": round(uniform / num_frames, 4),
-        "largest_difference": round(max(differences, default=0.0), 4),
-    }
-
-
-def content_unavailable(*, stage: Stage = "video") -> Verdict:
-    """The verdict on what a clip shows: nobody looked, because no visual content classifier is configured."""
-    return unavailable(stage, f"{stage}.content", "no visual content classifier is configured")

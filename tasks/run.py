@@ -8,6 +8,7 @@ from pathlib import Path
 from cosmos_core.hashing import sha256_json
 from cosmos_core.version import CORE_VERSION
 from tasks.config import RunConfig, find_config_file
+from tasks.job import Job
 from tasks.lanes import LanePool
 from tasks.lexicon import Lexicon, load_lexicon
 from tasks.manifest import Manifest
@@ -53,9 +54,12 @@ class Run:
         self.models: dict[Variant, ModelVersion] = {}
         self.adapters: dict[str, AdapterVersion] = {}
 
-    def work_folder(self, job_id: str) -> Path:
-        """Where the unfinished work of one job lies on this machine."""
-        return self.home / "work" / job_id
+    def work_folder(self, job: Job) -> Path:
+        """Where the unfinished work of one job lies on this machine.
+
+        Two scenarios may be the same job; each has a folder of its own, since each ends at a time of its own.
+        """
+        return self.home / "work" / f"{job.job_id[:32]}-{job.scenario.scenario_id}"
 
     def adapters_of(self, scenario: Scenario) -> tuple[AdapterVersion, ...]:
         """The adapter versions of one scenario, in its order."""
@@ -73,6 +77,7 @@ class Run:
                 "guidance": scenario.guidance,
                 "num_steps": scenario.num_steps,
                 "num_conditional_frames": scenario.num_conditional_frames,
+                "num_chunks": scenario.num_chunks,
                 "aspect_ratio": scenario.aspect_ratio,
                 "variant": str(model.variant),
                 "base": model.base.sha256,

@@ -58,6 +58,7 @@ Adapters = Annotated[tuple[AdapterUse, ...], BeforeValidator(rules.adapter_list)
 Seed = Annotated[int, BeforeValidator(rules.whole_number(0, rules.MAX_SEED))]
 Guidance = Annotated[float, BeforeValidator(rules.number(0.0, 50.0))]
 NumSteps = Annotated[int, BeforeValidator(rules.whole_number(1, 1000))]
+NumChunks = Annotated[int, BeforeValidator(rules.whole_number(1, 64))]
 NumConditionalFrames = Annotated[int, BeforeValidator(rules.one_of((1, 5)))]
 Model = Annotated[str, BeforeValidator(rules.model_name)]
 Resolution = Annotated[str, BeforeValidator(rules.resolution)]
@@ -79,6 +80,7 @@ class ScenarioRow(_Record):
     guidance: Guidance | None = None
     num_steps: NumSteps | None = None
     num_conditional_frames: NumConditionalFrames | None = None
+    num_chunks: NumChunks | None = None
     model: Model | None = None
     resolution: Resolution | None = None
     fps: Fps | None = None
@@ -105,6 +107,8 @@ class _Generation(_Record):
     num_steps: NumSteps = 35
     num_conditional_frames: NumConditionalFrames = 1
     """Pixel frames of the input that are kept: 1 (image or video) or 5 (video)."""
+    num_chunks: NumChunks = 1
+    """Clips chained into one long video, each starting from the last frames of the one before."""
     model: Model = "tiny"
     resolution: Resolution = "112"
     fps: Fps = 10

@@ -104,7 +104,7 @@ def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
 def generate_video(run: Run, job: Job, plan: WorkerPlan) -> GeneratedClip:
     """Generate the frames on the next free lane, unless an earlier run already did."""
     scenario, logger = job.scenario, get_run_logger()
-    folder = run.work_folder(job.job_id)
+    folder = run.work_folder(job)
     if (clip := finished_clip(folder)) is not None:
         logger.info("%s: frames of an interrupted run are complete, going on from them", scenario.scenario_id)
         return clip
@@ -154,7 +154,7 @@ def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
     run.progress.stage(job.scenario.scenario_id, "check")
     return check_clip(
         clip.frames_path,
-        run.work_folder(job.job_id) / "video.mp4",
+        run.work_folder(job) / "video.mp4",
         policy=run.policy,
         text_decision=job.decision,
         fps=job.scenario.fps,
@@ -188,7 +188,7 @@ def publish(
         run,
         job.scenario,
         status,
-        "; ".join(decision.reasons),
+        _reason(decision),
         job=job,
         decision=decision,
         output=output,
@@ -196,7 +196,7 @@ def publish(
         timings_s=timings | {"publish": time.monotonic() - started},
     )
     write_record(run.store, record)
-    forget_clip(run.work_folder(job.job_id))
+    forget_clip(run.work_folder(job))
     return results_row(record, run.store, reused=False, run_id=run.run_id)
 
 
@@ -206,6 +206,13 @@ def _status(decision: Decision) -> Status:
     if decision.action in ("quarantine", "review"):
         return Status.QUARANTINED
     return Status.PUBLISHED
+
+
+def _reason(decision: Decision) -> str:
+    if not decision.publishes:
+        return "; ".join(decision.reasons)
+    missing = dict.fromkeys(name.split("/", 1)[1] for name in decision.missing_checks)
+    return f"not checked: {', '.join(missing)}" if missing else ""
 
 
 def _timings(clip: GeneratedClip) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from cosmos_core.hashing import sha256_bytes
 __all__ = ["Store", "fetch_input", "open_store"]
 
 _SCHEMES = ("file", "s3")
+_MAX_CONFLICTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,51 @@ class Store:
                 self.filesystem.pipe_file(target, data, ContentType=content_type)
                 self.filesystem.invalidate_cache()
 
+    def publish_new_bytes(self, data: bytes, name: str, *, content_type: str) -> bool:
+        """Make some bytes appear under `name` unless something is there already; of several writers one wins.
+
+        Returns:
+            Whether `name` holds these bytes now. A writer whose first attempt got through unnoticed is told so on its
+            second; two that must not both win therefore write something that is theirs alone.
+        """
+        target = self._path(name)
+        with _translated(self.uri_of(name)):
+            try:
+                if self.is_local:
+                    _write_exclusively(data, Path(target))
+                else:
+                    _put_exclusively(self.filesystem, data, target, content_type)
+            except FileExistsError:
+                return bytes(self.filesystem.cat_file(target)) == data
+        return True
+
+    def list(self, folder: str) -> tuple[str, ...]:
+        """Names of all files below a folder, also in folders within it, sorted; none if there is no such folder."""
+        path = self._path(folder)
+        with _translated(self.uri_of(folder)):
+            if self.is_local:
+                # Not fsspec's `find`: it takes a folder for empty when a file goes while it looks.
+                found = [str(file) for file in Path(path).rglob("*") if file.is_file()]
+            else:
+                found = self.filesystem.find(path)
+        names = (file.removeprefix(f"{self.root}/") for file in found)
+        return tuple(sorted(name for name in names if not _is_temporary(name)))
+
+    def fetch_file(self, name: str, target: Path) -> None:
+        """Copy what lies under `name` to a local file, which appears whole or not at all.
+
+        Raises:
+            FileNotFoundError: there is nothing under the name.
+            StorageUnavailable: the store did not answer.
+        """
+        temporary = _temporary(target)
+        try:
+            with _translated(self.uri_of(name)):
+                self.filesystem.get_file(self._path(name), str(temporary))
+                temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def read_bytes(self, name: str) -> bytes | None:
         """Content of a name, or None if there is nothing."""
         with _translated(self.uri_of(name)):
@@ -97,8 +144,12 @@ class Store:
         return f"{self.root}/{_checked(name)}"
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, for_writing: bool = True) -> Store:
     """The store of a local folder or an `s3://` prefix; credentials and endpoint come from the environment.
+
+    Args:
+        uri: the place.
+        for_writing: make the local folder if it is not there, and make sure that it can be written to.
 
     Raises:
         BadConfig: the scheme is not supported, or the place cannot be used.
@@ -111,7 +162,7 @@ def open_store(uri: str) -> Store:
     with _translated(uri):
         filesystem, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         if scheme == "file":
-            _require_folder(Path(root))
+            _require_folder(Path(root)) if for_writing else None
         else:
             _require_bucket(filesystem, root.split("/", 1)[0], uri)
     return Store(root=root.rstrip("/"), uri=uri.rstrip("/"), filesystem=filesystem)
@@ -187,7 +238,9 @@ def _require_folder(root: Path) -> None:
 
 def _checked(name: str) -> str:
     parts = PurePosixPath(name).parts
-    assert parts and not name.startswith("/") and ".." not in parts, f"unsafe name {name!r}"
+    assert parts, "no name"
+    assert not name.startswith("/"), f"unsafe name {name!r}"
+    assert ".." not in parts, f"unsafe name {name!r}"
     return name
 
 
@@ -234,9 +287,46 @@ def _write_atomically(data: bytes, target: Path) -> None:
     temporary.replace(target)
 
 
+def _write_exclusively(data: bytes, target: Path) -> None:
+    # A link, unlike opening with O_EXCL, makes the name appear together with the whole content.
+    temporary = _temporary(target)
+    try:
+        with temporary.open("wb") as writer:
+            writer.write(data)
+            _flush(writer)
+        os.link(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _put_exclusively(filesystem: Any, data: bytes, target: str, content_type: str) -> None:
+    """Put with `If-None-Match: *`, so that the store itself refuses the second writer."""
+    for attempt in range(_MAX_CONFLICTS):
+        try:
+            filesystem.pipe_file(target, data, mode="create", ContentType=content_type)
+        except OSError as error:
+            if not _is_undecided(error) or attempt == _MAX_CONFLICTS - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+        else:
+            break
+    filesystem.invalidate_cache()
+
+
+def _is_undecided(error: OSError) -> bool:
+    """Whether S3 saw two conditional writes at once and asks to repeat this one."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in {"ConditionalRequestConflict", "OperationAborted"}
+
+
 def _temporary(target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _is_temporary(name: str) -> bool:
+    last = PurePosixPath(name).name
+    return last.startswith(".") and last.endswith(".tmp")
 
 
 def _flush(writer: Any) -> None:

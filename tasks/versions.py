@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from cosmos_core.architecture import ModelArchitecture, model_architecture
-from cosmos_core.errors import CheckpointMissing
-from cosmos_core.hashing import sha256_file, sha256_json
+from cosmos_core.errors import AdapterMismatch, BadConfig, CheckpointMismatch, CheckpointMissing
 from tasks.config import AdapterConfig, CheckpointConfig, RunConfig
+from tasks.file_versions import FileVersion, hash_path
+from tasks.registry_documents import Kind, RegisteredVersion
 from tasks.scenario import Scenario
 
-__all__ = ["AdapterVersion", "FileVersion", "ModelVersion", "Variant", "resolve_adapter", "resolve_model"]
+__all__ = [
+    "AdapterVersion",
+    "FileVersion",
+    "ModelVersion",
+    "Registered",
+    "Variant",
+    "registered_adapter",
+    "require_parent",
+    "resolve_adapter",
+    "resolve_model",
+]
+
+Registered = Callable[[str, Kind], tuple[RegisteredVersion, FileVersion]]
+"""Finds what a registry reference means for this run, as a file on this machine."""
+
+_REGISTRY_PREFIX = "registry:"
+_WHAT = {Kind.CHECKPOINT: "base checkpoint", Kind.VAE: "video VAE", Kind.TEXT_ENCODER: "text encoder"}
 
 
 class _Version(BaseModel):
@@ -34,14 +52,6 @@ class Variant(_Version):
         return f"{self.model} {self.resolution}p {self.fps}fps"
 
 
-class FileVersion(_Version):
-    """A file, or a folder of files, by content."""
-
-    path: str
-    sha256: str
-    num_bytes: int
-
-
 class AdapterVersion(_Version):
     """A LoRA adapter by content, with what its file cannot say."""
 
@@ -50,6 +60,14 @@ class AdapterVersion(_Version):
     rank: int
     alpha: float
     target_modules: tuple[str, ...] = ()
+    reference: str | None = None
+    """How the manifest asked for it, if it came from the registry: `its-collision@production`."""
+    version: str | None = None
+    """What that meant when the run began: `its-collision:v3`."""
+    parent_sha256: str | None = None
+    """Base checkpoint that it was trained on, if the registry knows."""
+    iteration: int | None = None
+    """Training iteration, if the registry knows."""
 
 
 class ModelVersion(_Version):
@@ -61,21 +79,35 @@ class ModelVersion(_Version):
     text_encoder: FileVersion
 
 
-def resolve_model(variant: Variant, config: RunConfig, *, hash_cache: Path) -> ModelVersion:
+def resolve_model(
+    variant: Variant, config: RunConfig, *, hash_cache: Path, registered: Registered | None = None
+) -> ModelVersion:
     """Find and hash the files of one variant.
 
     Raises:
         CheckpointMissing: names the file and where it is expected.
+        CheckpointMismatch: a registered file was changed, or is another variant's.
+        BadRequest: a reference into the registry is wrong.
     """
     architecture = model_architecture(variant.model)
     files = config.checkpoints
     folder = files.root / architecture.repository
     base = files.base or folder / architecture.checkpoint_name(variant.resolution, variant.fps)
+    places = {
+        Kind.CHECKPOINT: base,
+        Kind.VAE: files.vae or _vae_path(folder),
+        Kind.TEXT_ENCODER: _text_encoder_path(files, architecture),
+    }
+    pinned: dict[Kind, FileVersion] = {}
+    for kind, place in places.items():
+        if reference := _reference(place):
+            version, pinned[kind] = _from_registry(reference, kind, registered)
+            if not files.force_variant:
+                _require_variant(version, variant)
+        else:
+            pinned[kind] = _pin(place, _WHAT[kind], architecture, hash_cache)
     return ModelVersion(
-        variant=variant,
-        base=_pin(base, "base checkpoint", architecture, hash_cache),
-        vae=_pin(files.vae or _vae_path(folder), "video VAE", architecture, hash_cache),
-        text_encoder=_pin(_text_encoder_path(files, architecture), "text encoder", architecture, hash_cache),
+        variant=variant, base=pinned[Kind.CHECKPOINT], vae=pinned[Kind.VAE], text_encoder=pinned[Kind.TEXT_ENCODER]
     )
 
 
@@ -91,11 +123,76 @@ def resolve_adapter(name: str, adapter: AdapterConfig, *, hash_cache: Path) -> A
         )
     return AdapterVersion(
         name=name,
-        file=_hash(adapter.path, hash_cache),
+        file=hash_path(adapter.path, hash_cache),
         rank=adapter.rank,
         alpha=adapter.alpha,
         target_modules=adapter.target_modules,
     )
+
+
+def registered_adapter(name: str, *, registered: Registered) -> AdapterVersion:
+    """The adapter that a registry reference means; the reference stays its name in manifests and records.
+
+    Raises:
+        CheckpointMissing: the reference or the file leads nowhere.
+        AdapterMismatch: the file was changed, or is no adapter.
+        BadRequest: the reference is malformed or ambiguous.
+    """
+    version, file = registered(name, Kind.ADAPTER)
+    assert version.rank is not None, "an adapter's document has its rank"
+    assert version.alpha is not None, "an adapter's document has its alpha"
+    return AdapterVersion(
+        name=name,
+        file=file,
+        rank=version.rank,
+        alpha=version.alpha,
+        target_modules=version.target_modules,
+        reference=name,
+        version=version.id,
+        parent_sha256=version.parent_sha256,
+        iteration=version.iteration,
+    )
+
+
+def require_parent(adapter: AdapterVersion, model: ModelVersion) -> None:
+    """Make sure that an adapter acts on the base checkpoint that it was trained on, as far as that is known.
+
+    Raises:
+        AdapterMismatch: it was trained on another one.
+    """
+    if adapter.parent_sha256 not in (None, model.base.sha256):
+        raise AdapterMismatch(
+            f"adapter {adapter.version or adapter.name} was trained on another base checkpoint",
+            got=f"{model.base.path} with sha256 {model.base.sha256}",
+            expected=f"sha256 {adapter.parent_sha256}",
+            fix="Choose the adapter of this base, or set checkpoints.base to the base of this adapter",
+        )
+
+
+def _reference(place: Path) -> str | None:
+    text = str(place)
+    return text.removeprefix(_REGISTRY_PREFIX) if text.startswith(_REGISTRY_PREFIX) else None
+
+
+def _from_registry(reference: str, kind: Kind, registered: Registered | None) -> tuple[RegisteredVersion, FileVersion]:
+    if registered is None:
+        raise BadConfig(
+            "there is no registry to look this up in",
+            got=f"{_REGISTRY_PREFIX}{reference}",
+            fix="Set registry in the configuration, or CROSSROADS_REGISTRY",
+        )
+    return registered(reference, kind)
+
+
+def _require_variant(version: RegisteredVersion, variant: Variant) -> None:
+    differs = version.resolution not in (None, variant.resolution) or version.fps not in (None, variant.fps)
+    if differs:
+        raise CheckpointMismatch(
+            f"{version.id} is registered for another variant",
+            got=f"{version.resolution or 'any'} lines, {version.fps or 'any'} fps",
+            expected=variant,
+            fix="Choose the checkpoint of this variant, or set checkpoints.force_variant",
+        )
 
 
 def _vae_path(folder: Path) -> Path:
@@ -109,35 +206,10 @@ def _text_encoder_path(files: CheckpointConfig, architecture: ModelArchitecture)
 
 def _pin(path: Path, what: str, architecture: ModelArchitecture, hash_cache: Path) -> FileVersion:
     if path.exists():
-        return _hash(path, hash_cache)
+        return hash_path(path, hash_cache)
     fix = (
         "Run `crossroads tiny` to make it"
         if architecture.name == "tiny"
         else "Run `crossroads checkpoint plan` for the files to download and where to put them"
     )
     raise CheckpointMissing(f"the {what} of model {architecture.name} is not there", got=path, fix=fix)
-
-
-def _hash(path: Path, cache: Path) -> FileVersion:
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        parts = {file.relative_to(path).as_posix(): _hash(file, cache) for file in files}
-        digest = sha256_json({name: part.sha256 for name, part in parts.items()})
-        return FileVersion(path=str(path), sha256=digest, num_bytes=sum(part.num_bytes for part in parts.values()))
-    status = path.stat()
-    return FileVersion(path=str(path), sha256=_hash_file(path, cache), num_bytes=status.st_size)
-
-
-def _hash_file(path: Path, cache: Path) -> str:
-    """SHA-256 of a file, remembered by path, size, inode and time of change: a 14B checkpoint takes a minute."""
-    status = path.stat()
-    identity = [str(path.resolve()), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
-    entry = cache / sha256_json(identity)
-    if entry.exists():
-        return entry.read_text()
-    digest = sha256_file(path)
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = entry.with_suffix(f".{status.st_ino}.tmp")
-    temporary.write_text(digest)
-    temporary.replace(entry)
-    return digest

@@ -76,7 +76,11 @@ class WorkerClient:
         spec_path = self._runtime / "spec.json"
         spec_path.write_text(self.spec.model_dump_json())
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.spec.num_threads or os.cpu_count() or 1)}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(self.spec.num_threads or os.cpu_count() or 1),
+            # Threads that spin at barriers make a shared small machine several times slower.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        }
         if self._gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(self._gpu)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import checkpoint, manifest, server
+from flows.cli import adapter, checkpoint, manifest, registry, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -25,8 +25,10 @@ app.command()(generating.generate)
 app.command()(generating.demo)
 app.command()(generating.tiny)
 app.command()(server.ui)
+app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are, and which files are needed.")
 app.add_typer(manifest.app, name="manifest", help="Check, show and convert scenario manifests.")
+app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")
 
 # typer carries its own copy of click in some releases, so the class is found through typer's own name for a part of it.
 _UsageError: type[typer.BadParameter] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
@@ -35,7 +37,7 @@ _UsageError: type[typer.BadParameter] = next(c for c in typer.BadParameter.__mro
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="crossroads", standalone_mode=False)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "crossroads"
         _fail(f"{error.format_message()} See `{command} --help`.", 2)

@@ -91,7 +91,7 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(
             str(row["row_number"]),
-            row["scenario_id"] or "",
+            row["scenario_id"] or row["output_name"] or "",
             Text(row["status"], style=_STYLES.get(row["status"], "")),
             Text(row["reason"] or row["video_uri"] or ""),
         )

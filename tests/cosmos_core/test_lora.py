@@ -256,19 +256,20 @@ WRONG_FILES = {
     "too few targets": (
         lambda s: s,
         LoraSpec(rank=4, alpha=8, target_modules="q_proj,k_proj"),
-        r"24 unexpected \(blocks.0.cross_attn.output_proj.lora_A.* more\).*The file adapts cross_attn.k_proj",
+        r"Unexpected keys in regular model: \['blocks.0.cross_attn.output_proj.lora_A.*got 24 unexpected.*"
+        "The file adapts cross_attn.k_proj",
     ),
     "too many targets": (
         lambda s: s,
         LoraSpec(rank=4, alpha=8, target_modules=(*SPEC.targets, "linear_1")),
-        "2 missing .*t_embedder.1.linear_1",
+        "Missing keys in regular model: .'t_embedder.1.linear_1.*2 missing",
     ),
     "targets that match nothing": (lambda s: s, LoraSpec(rank=4, alpha=8, target_modules="to_q"), "to_q"),
     "no targets": (lambda s: s, LoraSpec(rank=4, alpha=8, target_modules=" , "), "match no linear layer"),
     "lora_B missing": (
         lambda s: without(s, "1.cross_attn.q_proj.lora_B"),
         SPEC,
-        r"1 missing \(blocks.1.cross_attn.q_proj.lora_B\).*has only one of lora_A and lora_B",
+        r"\['blocks.1.cross_attn.q_proj.lora_B.default.weight'\].*1 missing.*has only one of lora_A and lora_B",
     ),
     "another adapter name": (
         lambda s: renamed(s, ".default.", ".rain."),
@@ -278,7 +279,7 @@ WRONG_FILES = {
     "more blocks": (
         lambda s: {**s, **renamed({n: v for n, v in s.items() if "blocks.1." in n}, "blocks.1.", "blocks.2.")},
         SPEC,
-        "20 unexpected .*another number of blocks",
+        "20 unexpected, .*another number of blocks",
     ),
     "fewer blocks": (lambda s: without(s, "blocks.1."), SPEC, "20 missing.*another number of blocks"),
     "EMA only": (lambda s: renamed(s, "net.", "net_ema."), SPEC, r"start with net\..*ema on"),

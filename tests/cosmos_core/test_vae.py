@@ -57,9 +57,11 @@ def test_what_comes_later_does_not_reach_earlier_latents(vae: VideoVAE) -> None:
         torch.testing.assert_close(vae.encode(video[:, :, :num_frames]), whole[:, :, :num_latents], rtol=0, atol=1e-6)
 
 
-def test_decoding_is_not_clamped(vae: VideoVAE) -> None:
-    latents = 30 * load_file(GOLDEN / "tokenizer/t1.safetensors")["in.random_latent"]
-    assert vae.decode(latents).abs().max() > 1
+def test_decoding_is_not_clamped() -> None:
+    state_dict = load_file(STATE_DICT)
+    state_dict["decoder.head.2.bias"] += 5
+    vae = VideoVAE.from_state_dict(state_dict, ARCHITECTURE, dtype=torch.float32)
+    assert vae.decode(load_file(GOLDEN / "tokenizer/t1.safetensors")["in.random_latent"]).min() > 1
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 24, 32), (1, 3, 5, 20, 32), (1, 3, 5, 24, 30)])

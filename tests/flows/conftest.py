@@ -66,8 +66,10 @@ class Workspace:
         return self.run("generate", manifest, "--output", output, "--config", "run.yaml")
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / "started.log").open("wb")
-        return subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        with (self.folder / "started.log").open("wb") as log:
+            return subprocess.Popen(
+                self.command(*arguments), cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
 
     def results(self, output: str = "out") -> list[dict[str, Any]]:
         return pq.read_table(self.folder / output / "results.parquet").to_pylist()
@@ -83,9 +85,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect-server"))}
-    log = (tmp_path_factory.mktemp("log") / "server.log").open("wb")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with (tmp_path_factory.mktemp("log") / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     api = f"http://127.0.0.1:{port}/api"
     try:
         wait_until(lambda: _answers(f"{api}/health") or server.poll() is not None, timeout_s=180)

@@ -204,6 +204,7 @@ def test_the_published_schema():
         "guidance",
         "num_steps",
         "num_conditional_frames",
+        "num_chunks",
         "model",
         "resolution",
         "fps",

@@ -102,7 +102,7 @@ def test_the_contact_sheet_shows_every_row_and_escapes_what_it_is_given(tmp_path
         invalid_row(1, "b", "<script>alert(1)</script>", {"prompt": "p"}, run_id="r"),
     ]
     page = contact_sheet(rows, title="Run", facts={"manifest": "m.json"}).decode()
-    assert 'src="videos/a.mp4"' in page
+    assert 'src="videos/a.mp4#t=0.01"' in page
     assert 'href="records/a.json"' in page
     assert "<script>" not in page
     assert "&lt;b&gt;static&lt;/b&gt;" in page

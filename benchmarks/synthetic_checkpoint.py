@@ -62,11 +62,21 @@ def training_layout(network: dict[str, Tensor], *, rank: int | None = None) -> d
 
 
 def random_vae(architecture: VAEArchitecture) -> dict[str, Tensor]:
-    """Tensors of the video VAE under the names of `tokenizer.pth`."""
-    torch.manual_seed(2)
+    """Tensors of the video VAE under the names of `tokenizer.pth`: random kernels, unit norms, no biases."""
+    generator = torch.Generator().manual_seed(2)
     layers = build_layers(architecture)
-    tensors = layers.state_dict()
-    return {native: tensors[ours].to(torch.bfloat16) for native, ours in native_key_map(layers).items()}
+    shapes = layers.state_dict()
+    tensors: dict[str, Tensor] = {}
+    for native, ours in native_key_map(layers).items():
+        shape = shapes[ours].shape
+        if native.endswith("gamma"):
+            tensors[native] = torch.ones(shape, dtype=torch.bfloat16)
+        elif len(shape) == 1:
+            tensors[native] = torch.zeros(shape, dtype=torch.bfloat16)
+        else:
+            scale = math.prod(shape[1:]) ** -0.5
+            tensors[native] = (torch.randn(shape, generator=generator) * scale).to(torch.bfloat16)
+    return tensors
 
 
 def write_text_encoder(folder: Path, *, width: int, tokenizer_from: Path) -> None:

@@ -93,12 +93,13 @@ class MergedWeights:
         for name in names:
             if name in self._base:
                 continue
-            weight = self._linears[name].weight
-            if not weight.is_floating_point() or weight.element_size() < 2:
+            linear = self._linears[name]
+            weight = linear.weight
+            if type(linear) is not nn.Linear or not weight.is_floating_point() or weight.element_size() < 2:
                 raise AdapterMismatch(
                     f"an adapter cannot be merged into the weights of {name}",
-                    got=weight.dtype,
-                    expected="float32 | bfloat16 | float16",
+                    got=f"{type(linear).__name__} of {weight.dtype}",
+                    expected="a plain linear layer of float32 | bfloat16 | float16",
                     fix="Leave adapters unmerged on quantised weights (merge_adapters off).",
                 )
             self._base[name] = self._copy(weight)

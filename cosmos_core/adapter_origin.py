@@ -31,7 +31,7 @@ def adapter_origin(
 
     Args:
         stored: the adapter.
-        adapters: the set that it goes into, with no adapter in use.
+        adapters: the set that it was put into, with no adapter in use.
         name: of the adapter, for the log.
         checkpoint_sha256: of the base checkpoint's file, if it is known.
     """
@@ -41,9 +41,10 @@ def adapter_origin(
         "manifest": manifest.model_dump(exclude_none=True) if manifest else None,
         "same_base": None,
     }
-    if stored.base_weights:
-        origin["base_distance"] = base_distance(adapters, stored.base_weights, stored.modules)
-        origin["same_base"] = origin["base_distance"] <= _SAME_BASE
+    distance = base_distance(adapters, stored.base_weights, stored.modules) if stored.base_weights else None
+    if distance is not None:
+        origin["base_distance"] = distance
+        origin["same_base"] = distance <= _SAME_BASE
     elif manifest and manifest.base_sha256_of == "file" and checkpoint_sha256:
         origin["same_base"] = manifest.base_sha256 == checkpoint_sha256
     if origin["same_base"] is False:
@@ -52,13 +53,18 @@ def adapter_origin(
 
 
 @torch.no_grad()
-def base_distance(adapters: AdapterSet, weights: Mapping[str, Tensor], modules: tuple[str, ...]) -> float:
-    """Relative L2 distance between base weights in a training checkpoint and the network's, over these modules."""
+def base_distance(adapters: AdapterSet, weights: Mapping[str, Tensor], modules: tuple[str, ...]) -> float | None:
+    """Relative L2 distance between base weights in a training checkpoint and the network's, over these modules.
+
+    None if the network's are quantised. The modules must be the network's, of its shapes.
+    """
     device = adapters.dit.device
     distance = torch.zeros((), dtype=torch.float64, device=device)
     norm = torch.zeros((), dtype=torch.float64, device=device)
     for module in modules:
-        ours, theirs = adapters.base_weight(module).float(), weights[module].to(device).float()
-        distance += (ours - theirs).square().sum().double()
-        norm += ours.square().sum().double()
+        ours = adapters.base_weight(module)
+        if ours is None:
+            return None
+        distance += (ours.float() - weights[module].to(device).float()).square().sum().double()
+        norm += ours.float().square().sum().double()
     return float((distance / norm.clamp_min(torch.finfo(torch.float64).tiny)).sqrt())

@@ -7,13 +7,15 @@ free. Both compute the same function; in bfloat16 they differ by its rounding.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_core import lora
 from cosmos_core.adapter_merge import KeepBase, MergedWeights, Update, update_norms
 from cosmos_core.dit import DiT
+from cosmos_core.errors import AdapterMismatch
 from cosmos_core.lora_state_dict import LoraSpec, check_adapter_tensors
 
 __all__ = ["AdapterSet"]
@@ -66,9 +68,10 @@ class AdapterSet:
         lora.check_loaded({name}, self._specs)
         return self._specs[name]
 
-    def base_weight(self, module: str) -> Tensor:
-        """The weight [out, in] of a linear layer; that of the base while no adapter is in use."""
-        return self._linears[module].weight
+    def base_weight(self, module: str) -> Tensor | None:
+        """The weight [out, in] of a linear layer, that of the base while no adapter is in use; none if quantised."""
+        linear = self._linears[module]
+        return linear.weight if type(linear) is nn.Linear else None
 
     def add(self, name: str, tensors: Mapping[str, Tensor], spec: LoraSpec) -> None:
         """Load an adapter, inactive; what is in use stays so.
@@ -82,15 +85,18 @@ class AdapterSet:
             AdapterMismatch: the tensors are not exactly those that the declaration asks for, or the name is taken or
                 unusable. The network is left as it was.
         """
-        lora.check_adapter_name(name, self._specs)
+        if not name or name in self._specs:
+            raise AdapterMismatch(
+                "adapter name already loaded or empty", got=repr(name), expected="a new name", fix="Choose another name"
+            )
         if self.merge:
             check_adapter_tensors(tensors, lora.adapter_shapes(self.dit, spec), spec)
             self._weights.keep(sorted(_modules(tensors)))
             # In the file's dtype: merging rounds once, at the end. Copies, because a file may be mapped into memory.
             self._tensors[name] = {key: value.to(self.dit.device, copy=True) for key, value in tensors.items()}
         else:
-            lora.add_adapter(self.dit, tensors, spec, name=name)
-            self._tensors[name] = lora.adapter_tensors(self.dit, name)
+            lora.add_adapter(self.dit, tensors, spec, name=_peft_name(name))
+            self._tensors[name] = lora.adapter_tensors(self.dit, _peft_name(name))
         self._specs[name] = spec
 
     def remove(self, name: str) -> None:
@@ -102,7 +108,7 @@ class AdapterSet:
         lora.check_loaded({name}, self._specs)
         self.use({other: strength for other, strength in self._active.items() if other != name})
         if not self.merge:
-            lora.unload_adapter(self.dit, name)
+            lora.unload_adapter(self.dit, _peft_name(name))
         modules = _modules(self._tensors.pop(name))
         del self._specs[name]
         for module in modules - {module for tensors in self._tensors.values() for module in _modules(tensors)}:
@@ -125,7 +131,7 @@ class AdapterSet:
         wanted = {name: wanted[name] for name in self._specs if name in wanted}  # one order, so one rounding
         changed = self._merge(wanted) if self.merge else wanted != self._active
         if not self.merge and changed:
-            lora.activate(self.dit, wanted)
+            lora.activate(self.dit, {_peft_name(name): strength for name, strength in wanted.items()})
         self._active = wanted
         return changed
 
@@ -135,7 +141,13 @@ class AdapterSet:
 
     def num_base_parameters(self) -> int:
         """Number of parameters of the network without adapters."""
-        return sum(weight.numel() for name, weight in self.dit.named_parameters() if ".lora_" not in name)
+        others = sum(
+            weight.numel()
+            for name, weight in self.dit.named_parameters()
+            if ".lora_" not in name and name.removesuffix(".weight").removesuffix(".base_layer") not in self._linears
+        )
+        # Quantised layers hold no parameters, and stand for as many.
+        return others + sum(linear.in_features * linear.out_features for linear in self._linears.values())
 
     def effective_norms(self, name: str) -> dict[str, float]:
         """Frobenius norm of alpha / rank * B A of every adapted layer, at strength 1.
@@ -164,3 +176,8 @@ class AdapterSet:
 
 def _modules(tensors: Mapping[str, Tensor]) -> set[str]:
     return {name.rpartition(".")[0] for name in tensors}
+
+
+def _peft_name(name: str) -> str:
+    """A name for PEFT, whose names become names of submodules: `its@production` and `keys` cannot serve as they are."""
+    return "set_" + re.sub(r"[^A-Za-z0-9_]", lambda match: f"-{ord(match[0]):x}-", name)

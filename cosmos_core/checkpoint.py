@@ -21,9 +21,8 @@ from cosmos_core.dit import DiT
 from cosmos_core.errors import CheckpointMismatch
 from cosmos_core.weights_file import read_state_dict
 
-__all__ = ["base_network", "check_variant", "drop_benign", "fill_dit", "load_dit", "read_state_dict"]
+__all__ = ["base_network", "drop_benign", "fill_dit", "load_dit", "read_state_dict"]
 
-_VARIANT = re.compile(r"(?P<resolution>\d+)p[-_](?P<fps>\d+)fps")
 _LORA = re.compile(r"\.lora_[A-Za-z]+(\.|$)")
 _SHOWN_KEYS = 4
 
@@ -97,25 +96,6 @@ def base_network(
             raise _lora_as_base(network, facts, source)
         network = {key.replace(".base_layer.", "."): value for key, value in network.items() if not _LORA.search(key)}
     return network
-
-
-def check_variant(path: Path | str, resolution: str, fps: int, *, force: bool = False) -> None:
-    """Compare a file's name with what it is declared to be; names that say nothing pass.
-
-    The variants have equal shapes, so nothing but the name tells a 480p model from a 720p one.
-
-    Raises:
-        CheckpointMismatch: the name says another resolution or frame rate, and `force` is off.
-    """
-    match = _VARIANT.search(Path(path).name)
-    if match is None or force or (match["resolution"], match["fps"]) == (resolution, str(fps)):
-        return
-    raise CheckpointMismatch(
-        f"{path} was trained for another variant",
-        got=f"{match['resolution']}p at {match['fps']} fps",
-        expected=f"{resolution}p at {fps} fps",
-        fix="Give the file of the declared variant, declare the file's variant, or force it.",
-    )
 
 
 def _choose_prefix(found: tuple[str, ...], *, ema: bool, source: str) -> str:

@@ -118,6 +118,8 @@ class GenerateVideo(_Message):
     guidance: float
     num_steps: int
     num_conditional_frames: int
+    num_chunks: int = 1
+    """More than one makes a long video; finished chunks lie beside `frames_path` and are not made again."""
     resolution: str
     fps: int
     aspect_ratio: str

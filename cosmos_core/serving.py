@@ -7,6 +7,7 @@ encoder goes before the model comes.
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import time
@@ -31,7 +32,7 @@ from cosmos_core.pixels import conditioning_frames
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
-from cosmos_core.video2world import Generation, Video2World
+from cosmos_core.video2world import Video2World
 from cosmos_core.video_file import probe_input, read_image, read_video
 
 __all__ = ["OnStep", "Server"]
@@ -146,25 +147,15 @@ class Server:
         negative = self._embedding(request.negative_prompt).embedding if request.negative_prompt else None
         self._adapters.use({adapter.name: adapter.strength for adapter in request.adapters})
         times.lap("prepare_s")
-        generation = self._model.generate(
-            frames,
-            prompt.embedding,
-            geometry=geometry,
-            negative_embedding_1ND=negative,
-            num_conditional_frames=request.num_conditional_frames,
-            guidance=request.guidance,
-            num_steps=request.num_steps,
-            seed=request.seed,
-            on_step=lambda step, num_steps: on_step("denoise", step, num_steps),
-        )
+        video = _chunks(self._model, request, frames, prompt.embedding, negative, geometry, on_step, keep=write)
         times.lap("generate_s")
         if write:
-            _write_frames(generation, Path(request.frames_path))
+            _write_frames(video, Path(request.frames_path))
         times.lap("write_s")
         return {
             "width": geometry.width,
             "height": geometry.height,
-            "num_frames": geometry.num_frames,
+            "num_frames": len(video),
             "fps": geometry.fps,
             "num_prompt_tokens": prompt.num_tokens,
             "prompt_truncated": prompt.truncated,
@@ -187,10 +178,10 @@ class Server:
         for adapter in self._spec.adapters:
             on_part(f"adapter {adapter.name}")
             stored = read_adapter(Path(adapter.path), ema=self._spec.ema, source_adapter=adapter.source_adapter)
+            adapters.add(adapter.name, stored.tensors, _lora_spec(stored, adapter))
             origins[adapter.name] = adapter_origin(
                 stored, adapters, name=adapter.name, checkpoint_sha256=self._spec.checkpoint_sha256
             )
-            adapters.add(adapter.name, stored.tensors, _lora_spec(stored, adapter))
         on_part("proof")
         proofs = prove(adapters, allow_inert=[adapter.name for adapter in self._spec.adapters if adapter.allow_inert])
         num_base, counts = adapters.num_base_parameters(), adapters.parameter_counts()
@@ -242,10 +233,52 @@ def _read_frames(path: Path, geometry: VideoGeometry, num_conditional_frames: in
     )
 
 
-def _write_frames(generation: Generation, path: Path) -> None:
+def _chunks(
+    model: Video2World,
+    request: GenerateVideo,
+    frames: np.ndarray,
+    prompt: torch.Tensor,
+    negative: torch.Tensor | None,
+    geometry: VideoGeometry,
+    on_step: OnStep,
+    *,
+    keep: bool,
+) -> np.ndarray:
+    """All frames of a video; chunks that an interrupted attempt left beside the result are taken from there.
+
+    Returns:
+        uint8 [T, H, W, 3] with T = F + (chunks - 1) * (F - conditional frames).
+    """
+    paths = [Path(f"{request.frames_path}.chunk{index:02}") for index in range(request.num_chunks)]
+    finished = [np.load(path) for path in itertools.takewhile(Path.exists, paths)] if request.num_chunks > 1 else []
+
+    def step_of_chunk(index: int, step: int, num_steps: int) -> None:
+        on_step("denoise", index * num_steps + step, request.num_chunks * num_steps)
+
+    overlap = request.num_conditional_frames
+    parts = [chunk if index == 0 else chunk[overlap:] for index, chunk in enumerate(finished)]
+    for chunk in model.generate_long(
+        frames,
+        [prompt] * request.num_chunks,
+        geometry=geometry,
+        negative_embedding_1ND=negative,
+        num_conditional_frames=request.num_conditional_frames,
+        guidance=request.guidance,
+        num_steps=request.num_steps,
+        seed=request.seed,
+        finished=finished,
+        on_step=step_of_chunk,
+    ):
+        parts.append(chunk.new_frames)
+        if keep and request.num_chunks > 1:
+            _write_frames(chunk.frames, paths[chunk.index])
+    return np.concatenate(parts)
+
+
+def _write_frames(frames: np.ndarray, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
-        np.save(file, generation.frames)
+        np.save(file, frames)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -54,11 +54,16 @@ class AdapterConfig(_Config):
     """One LoRA adapter under the name that manifests use."""
 
     path: Path
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
-    """Must be the training value: checkpoints do not store it."""
+    rank: int | None = Field(default=None, ge=1)
+    """None takes what an extracted adapter says of itself; a training checkpoint gets the documents' default, 16."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Likewise. Training checkpoints do not store it, so give the training value if it was not 16."""
     target_modules: tuple[str, ...] = ()
-    """Empty means the six default targets."""
+    """Empty means the six default targets, or what an extracted adapter says of itself."""
+    source_adapter: str = "default"
+    """Name under which a training checkpoint stores the adapter."""
+    allow_inert: bool = False
+    """Accept an adapter that changes nothing."""
 
 
 class WorkerConfig(_Config):
@@ -78,6 +83,8 @@ class WorkerConfig(_Config):
     silence_timeout_s: float = Field(default=120.0, gt=0)
     """A worker without a heart-beat for this long is taken for dead."""
     num_threads: int | None = Field(default=None, ge=1)
+    merge_adapters: bool = True
+    """Add a scenario's adapters into the weights; unmerged they cost time in every forward."""
 
 
 class RunConfig(_Config):

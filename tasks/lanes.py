@@ -110,6 +110,7 @@ class Lane:
         return {
             "model": plan.model.variant.model,
             "checkpoint": plan.model.base.path,
+            "checkpoint_sha256": plan.model.base.sha256,
             "vae": plan.model.vae.path,
             "text_encoder": plan.model.text_encoder.path,
             "text_encoder_sha256": plan.model.text_encoder.sha256,
@@ -121,9 +122,12 @@ class Lane:
                     rank=adapter.rank,
                     alpha=adapter.alpha,
                     target_modules=adapter.target_modules,
+                    source_adapter=adapter.source_adapter,
+                    allow_inert=adapter.allow_inert,
                 )
                 for adapter in plan.adapters
             ],
+            "merge_adapters": self.config.merge_adapters,
             "ema": plan.ema,
             "device": device,
             "dtype": dtype,

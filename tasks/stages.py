@@ -140,6 +140,7 @@ def _request(job: Job, frames_path: Path) -> GenerateVideo:
         guidance=scenario.guidance,
         num_steps=scenario.num_steps,
         num_conditional_frames=scenario.num_conditional_frames,
+        num_chunks=scenario.num_chunks,
         resolution=scenario.resolution,
         fps=scenario.fps,
         aspect_ratio=scenario.aspect_ratio,

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cosmos_core.architecture import ModelArchitecture, model_architecture
+from cosmos_core.checkpoint_name import check_variant
 from cosmos_core.errors import AdapterMismatch, BadConfig, CheckpointMismatch, CheckpointMissing
 from tasks.config import AdapterConfig, CheckpointConfig, RunConfig
 from tasks.file_versions import FileVersion, hash_path
@@ -57,9 +58,12 @@ class AdapterVersion(_Version):
 
     name: str
     file: FileVersion
-    rank: int
-    alpha: float
+    rank: int | None = None
+    """None where the file says it itself."""
+    alpha: float | None = None
     target_modules: tuple[str, ...] = ()
+    source_adapter: str = "default"
+    allow_inert: bool = False
     reference: str | None = None
     """How the manifest asked for it, if it came from the registry: `its-collision@production`."""
     version: str | None = None
@@ -86,7 +90,7 @@ def resolve_model(
 
     Raises:
         CheckpointMissing: names the file and where it is expected.
-        CheckpointMismatch: a registered file was changed, or is another variant's.
+        CheckpointMismatch: a registered file was changed, or a file is another variant's.
         BadRequest: a reference into the registry is wrong.
     """
     architecture = model_architecture(variant.model)
@@ -105,6 +109,8 @@ def resolve_model(
             if not files.force_variant:
                 _require_variant(version, variant)
         else:
+            if kind is Kind.CHECKPOINT:
+                check_variant(place, variant.resolution, variant.fps, force=files.force_variant)
             pinned[kind] = _pin(place, _WHAT[kind], architecture, hash_cache)
     return ModelVersion(
         variant=variant, base=pinned[Kind.CHECKPOINT], vae=pinned[Kind.VAE], text_encoder=pinned[Kind.TEXT_ENCODER]
@@ -127,6 +133,8 @@ def resolve_adapter(name: str, adapter: AdapterConfig, *, hash_cache: Path) -> A
         rank=adapter.rank,
         alpha=adapter.alpha,
         target_modules=adapter.target_modules,
+        source_adapter=adapter.source_adapter,
+        allow_inert=adapter.allow_inert,
     )
 
 

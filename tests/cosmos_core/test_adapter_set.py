@@ -26,6 +26,7 @@ from cosmos_core.errors import AdapterMismatch, BadRequest, CheckpointMismatch
 from cosmos_core.hashing import sha256_file
 from cosmos_core.lora_state_dict import LoraSpec, lora_tensors
 from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
+from cosmos_core.quantize import quantize_base
 from cosmos_core.serving import Server
 from cosmos_core.video2world import Video2World
 
@@ -154,15 +155,22 @@ class TestMerging:
         adapters.use({})
         assert equal(weights(adapters.dit), base)
 
-    def test_quantised_weights_are_not_merged_into(self):
+    @pytest.mark.parametrize("scheme", ["fp8", "int8"])
+    def test_quantised_weights_are_not_merged_into(self, scheme):
         dit = network()
-        dit.blocks[0].mlp.layer2.weight = torch.nn.Parameter(
-            dit.blocks[0].mlp.layer2.weight.to(torch.float8_e4m3fn), requires_grad=False
-        )
+        num_parameters = AdapterSet(dit).num_base_parameters()
+        quantize_base(dit, scheme, compute="dequantize")
         adapters = AdapterSet(dit)
-        with pytest.raises(AdapterMismatch, match=r"blocks.0.mlp.layer2: got torch.float8_e4m3fn.*merge_adapters off"):
+        with pytest.raises(AdapterMismatch, match=r"merged into the weights of blocks.0.*merge_adapters off"):
             adapters.add("night", NIGHT, NIGHT_SPEC)
         assert adapters.names == ()
+
+        unmerged = filled(dit, merge=False)
+        assert unmerged.num_base_parameters() == num_parameters
+        rain, _ = prove(unmerged)
+        assert rain.probe_difference > 1e-4
+        stored = read_adapter(GOLDEN / "lora/iter_000001000.pt")
+        assert adapter_origin(stored, unmerged, name="rain")["same_base"] is None
 
     def test_kept_on_the_host(self):
         adapters = filled(network(), keep_base="host")
@@ -232,6 +240,17 @@ class TestTheSet:
             delta = 2.0 * RAIN[f"{module}.lora_B"] @ RAIN[f"{module}.lora_A"]
             assert norm == pytest.approx(float(delta.norm()), rel=1e-5)
 
+    def test_any_name_can_be_used(self, merge):
+        """References of the registry, and words that are attributes of PyTorch's modules."""
+        adapters = filled(network(), merge=merge)
+        adapters.use({"rain": 1.0})
+        expected = run_dit(adapters.dit, IO)
+        for name in ("its-collision@production", "a.b", "training", "keys"):
+            adapters.add(name, RAIN, RAIN_SPEC)
+            adapters.use({name: 1.0})
+            assert torch.equal(run_dit(adapters.dit, IO), expected)
+            adapters.remove(name)
+
     def test_wrong_requests_change_nothing(self, merge):
         adapters = filled(network(), merge=merge)
         adapters.use({"rain": 1.0})
@@ -240,7 +259,7 @@ class TestTheSet:
             adapters.use({"snow": 1.0})
         with pytest.raises(BadRequest, match="finite"):
             adapters.use({"night": float("inf")})
-        for name in ("rain", "a.b", "training", "keys"):  # the last two are attributes of modules
+        for name in ("rain", ""):
             with pytest.raises(AdapterMismatch, match="Choose another name"):
                 adapters.add(name, RAIN, RAIN_SPEC)
         with pytest.raises(AdapterMismatch, match="size mismatch for"):
@@ -374,6 +393,12 @@ class TestServer:
         assert all(origin["same_base"] for origin in proof["adapter_origins"].values())
         assert proof["merged"] is True
         json.dumps(proof, allow_nan=False)
+
+    def test_refuses_the_adapter_of_another_model(self, spec):
+        path = str(GOLDEN / "lora/lora_fp32_net_only.pt")
+        server = Server(spec(AdapterFile(name="a", path=path, sha256="", rank=4, alpha=8.0)))
+        with pytest.raises(AdapterMismatch, match="another number of blocks"):
+            server.load_model(lambda part: None)
 
     @pytest.mark.parametrize(
         ("source", "declared", "message"),

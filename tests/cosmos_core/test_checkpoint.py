@@ -15,8 +15,9 @@ from torch import Tensor
 
 from cosmos_core import checkpoint_report
 from cosmos_core.architecture import MODELS, DiTArchitecture, architecture_from_reference
-from cosmos_core.checkpoint import base_network, check_variant, drop_benign, fill_dit, load_dit, read_state_dict
+from cosmos_core.checkpoint import base_network, drop_benign, fill_dit, load_dit, read_state_dict
 from cosmos_core.checkpoint_kind import CheckpointKind, checkpoint_facts
+from cosmos_core.checkpoint_name import check_variant
 from cosmos_core.dit import DiT
 from cosmos_core.errors import CheckpointMismatch, CheckpointMissing
 

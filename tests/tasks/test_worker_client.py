@@ -101,6 +101,28 @@ def test_a_worker_serves_answers_errors_and_goes_on(tiny_root, tmp_path):
     wait_gone(ready.pids)
 
 
+def test_a_long_video_goes_on_from_its_finished_chunks(tiny_root, tmp_path):
+    worker = client(tiny_root, tmp_path)
+    worker.start()
+    try:
+        worker.request(EncodePrompts(request_id="p", prompts=("A camera.",)), timeout_s=60)
+        worker.request(LoadModel(), timeout_s=60)
+        events = []
+        result = worker.request(message(tmp_path, num_chunks=2), timeout_s=120, on_event=events.append)
+        assert result["num_frames"] == 61 + 60
+        frames = np.load(tmp_path / "frames.npy")
+        assert frames.shape == (121, 112, 192, 3)
+        assert [(event.step, event.num_steps) for event in events if isinstance(event, Progress)] == [(1, 2), (2, 2)]
+        # An attempt that was cut off after the first chunk makes the second one only, and the same video.
+        (tmp_path / "frames.npy.chunk01").unlink()
+        events.clear()
+        worker.request(message(tmp_path, num_chunks=2), timeout_s=120, on_event=events.append)
+        assert [(event.step, event.num_steps) for event in events if isinstance(event, Progress)] == [(2, 2)]
+        assert (np.load(tmp_path / "frames.npy") == frames).all()
+    finally:
+        worker.stop()
+
+
 def test_a_wrong_checkpoint_is_refused_by_name_before_anything_is_generated(tiny_root, tmp_path):
     vae = tiny_root / "crossroads" / "tiny" / "tokenizer" / "tokenizer.safetensors"
     worker = client(tiny_root, tmp_path, checkpoint=str(vae))

@@ -75,6 +75,8 @@ class WorkerSpec(_Message):
     """Of the checkpoint, to recognise adapters that were trained on another one."""
     merge_adapters: bool = True
     """Add the adapters of a scenario into the weights; unmerged they cost time in every forward."""
+    quantize: Literal["none", "fp8", "int8"] = "none"
+    """Keep the large base weights in 8 bits, with adapters unmerged on top."""
     keep_base: Literal["device", "host"] = "device"
     """Where the base weights of adapted layers are kept while adapters are merged."""
     ema: bool = False

@@ -30,6 +30,7 @@ from cosmos_core.geometry import VideoGeometry, video_geometry
 from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.pixels import conditioning_frames
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
+from cosmos_core.quantize import quantize_base
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video2world import Video2World
@@ -114,7 +115,11 @@ class Server:
             # A team may have nothing but the training checkpoint, which holds base and adapter together.
             lora_base=any(adapter.path == self._spec.checkpoint for adapter in self._spec.adapters),
         )
-        adapters = AdapterSet(dit, merge=self._spec.merge_adapters, keep_base=self._spec.keep_base)
+        if self._spec.quantize != "none":
+            on_part(f"{self._spec.quantize} weights")
+            quantize_base(dit, self._spec.quantize, compute="auto")
+        merge = self._spec.merge_adapters and self._spec.quantize == "none"
+        adapters = AdapterSet(dit, merge=merge, keep_base=self._spec.keep_base)
         proof = self._load_adapters(adapters, on_part)
         on_part("vae")
         vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)

@@ -220,7 +220,7 @@ def _avoid_slow_path(convolution: nn.Conv3d) -> None:
             return plain(x, weight, bias)
         return plain(x.repeat(2, 1, 1, 1, 1), weight, bias)[:1]
 
-    convolution._conv_forward = paired  # type: ignore[method-assign]
+    convolution._conv_forward = paired  # type: ignore[method-assign, assignment]
 
 
 def _empty_cache(network: nn.Module) -> list[Any]:

@@ -85,6 +85,8 @@ class WorkerConfig(_Config):
     num_threads: int | None = Field(default=None, ge=1)
     merge_adapters: bool = True
     """Add a scenario's adapters into the weights; unmerged they cost time in every forward."""
+    quantize: Literal["none", "fp8", "int8"] = "none"
+    """Keep the large weights in 8 bits: an approximation that saves memory; adapters then stay unmerged."""
 
 
 class RunConfig(_Config):

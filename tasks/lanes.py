@@ -128,6 +128,7 @@ class Lane:
                 for adapter in plan.adapters
             ],
             "merge_adapters": self.config.merge_adapters,
+            "quantize": self.config.quantize,
             "ema": plan.ema,
             "device": device,
             "dtype": dtype,

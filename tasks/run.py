@@ -91,6 +91,9 @@ class Run:
                 "policy": self.policy.sha256,
                 "lexicon": self.lexicon.sha256,
                 "video_crf": self.config.video_crf,
+                "dtype": self.config.worker.dtype,
+                "merge_adapters": self.config.worker.merge_adapters,
+                "quantize": self.config.worker.quantize,
                 "core": CORE_VERSION,
             }
         )

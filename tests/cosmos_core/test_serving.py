@@ -1,0 +1,117 @@
+"""What a worker does with its requests, without the processes around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_core.errors import AdapterMismatch, CheckpointMismatch
+from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
+from cosmos_core.serving import Server
+
+PROMPT = "A static traffic CCTV camera captures an intersection."
+
+
+@pytest.fixture
+def spec(tiny_root, tmp_path) -> WorkerSpec:
+    tiny = tiny_root / "crossroads" / "tiny"
+    return WorkerSpec(
+        model="tiny",
+        checkpoint=str(tiny / "model-112p-10fps.safetensors"),
+        vae=str(tiny / "tokenizer" / "tokenizer.safetensors"),
+        text_encoder=str(tiny / "text_encoder"),
+        text_encoder_sha256="test",
+        adapters=(
+            AdapterFile(
+                name="its-collision@production",
+                path=str(tiny / "adapters" / "collision" / "iter_000000001.pt"),
+                sha256="test",
+            ),
+        ),
+        embedding_cache=str(tmp_path / "embeddings"),
+        socket_path="unused",
+    )
+
+
+def load(spec: WorkerSpec) -> tuple[Server, dict]:
+    server = Server(spec)
+    server.encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT,)), lambda *_: None)
+    return server, server.load_model(lambda part: None)
+
+
+def generate(server: Server, tmp_path, **changes) -> np.ndarray:
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.full((112, 192, 3), 120, dtype=np.uint8)).save(picture)
+    fields = {
+        "request_id": "job",
+        "input_path": str(picture),
+        "prompt": PROMPT,
+        "negative_prompt": "",
+        "seed": 1,
+        "guidance": 7.0,
+        "num_steps": 1,
+        "num_conditional_frames": 1,
+        "resolution": "112",
+        "fps": 10,
+        "aspect_ratio": "16:9",
+        "frames_path": str(tmp_path / "frames.npy"),
+    }
+    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None, write=True)
+    return np.load(tmp_path / "frames.npy").astype(np.float32)
+
+
+USE = (AdapterStrength(name="its-collision@production"),)
+
+
+@pytest.mark.slow
+def test_an_adapter_acts_only_where_it_is_asked_for(spec, tmp_path):
+    server, proof = load(spec)
+    assert proof["merged"] is True
+    assert proof["adapter_norms"]["its-collision@production"]["probe_difference"] > 0
+    base = generate(server, tmp_path)
+    adapted = generate(server, tmp_path, adapters=USE)
+    assert (adapted != base).any()
+    assert (generate(server, tmp_path) == base).all()
+    off = (AdapterStrength(name="its-collision@production", strength=0.0),)
+    assert (generate(server, tmp_path, adapters=off) == base).all()
+    with pytest.raises(AdapterMismatch, match="none-such"):
+        generate(server, tmp_path, adapters=(AdapterStrength(name="none-such"),))
+
+
+@pytest.mark.slow
+def test_merged_unmerged_and_quantized_agree_within_their_rounding(spec, tmp_path):
+    frames = {}
+    for name, changes in {
+        "merged": {},
+        "unmerged": {"merge_adapters": False},
+        "int8": {"quantize": "int8"},
+    }.items():
+        server, proof = load(spec.model_copy(update=changes))
+        assert proof["merged"] is (name == "merged")
+        frames[name] = generate(server, tmp_path, adapters=USE)
+    assert np.abs(frames["merged"] - frames["unmerged"]).max() <= 1
+    assert 0 < np.abs(frames["merged"] - frames["int8"]).mean() < 4
+
+
+def test_embeddings_are_made_once_and_kept(spec):
+    request = EncodePrompts(request_id="p", prompts=(PROMPT, PROMPT, "Another prompt."))
+    assert Server(spec).encode_prompts(request, lambda *_: None)["num_encoded"] == 2
+    assert Server(spec).encode_prompts(request, lambda *_: None)["num_encoded"] == 0
+    other = spec.model_copy(update={"text_encoder_sha256": "another revision"})
+    assert Server(other).encode_prompts(request, lambda *_: None)["num_encoded"] == 2
+
+
+def test_a_prompt_that_is_cut_is_reported(spec):
+    long = "car " * 400
+    report = Server(spec).encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT, long)), lambda *_: None)
+    assert list(report["truncated"]) == [long]
+    assert report["truncated"][long] > 128
+
+
+def test_a_training_checkpoint_can_be_base_and_adapter_at_once(spec):
+    adapter = spec.adapters[0]
+    with pytest.raises(CheckpointMismatch, match="Unexpected keys in regular model"):
+        load(spec.model_copy(update={"checkpoint": adapter.path, "adapters": ()}))
+    _, proof = load(spec.model_copy(update={"checkpoint": adapter.path}))
+    assert proof["parameters"]["lora"]["its-collision@production"] > 0

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import pytest
 
 from cosmos_core.hashing import sha256_file
+from cosmos_core.video_file import read_video
 from tests.flows.conftest import Workspace, wait_until, worker_processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -71,7 +71,7 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     # The files are what the rows say they are.
     video = workspace.folder / "out" / "videos" / "first.mp4"
     assert sha256_file(video) == rows[0]["video_sha256"]
-    assert iio.imread(video, plugin="FFMPEG").shape == (61, 112, 192, 3)
+    assert read_video(video).shape == (61, 112, 192, 3)
     assert sorted(path.stem for path in (workspace.folder / "out" / "videos").iterdir()) == ["first", "with-adapter"]
     assert rows[0]["output_name"] == "clips/first.mp4"
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from cosmos_core.architecture import MODELS
 from cosmos_core.errors import BadConfig
@@ -128,7 +128,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadConfig(message, fix="See --help.")
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             super().print_help(file)
 
@@ -170,9 +170,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resolution", choices=resolutions, default="720", action=_Given, help="lines; tiny has 112")
     group.add_argument("--fps", type=int, choices=[10, 16], default=16, action=_Given, help="tiny has 10")
     group.add_argument(
-        "--dit_path", default="", help="LoRA training checkpoint, extracted adapter or PEFT folder with --use_lora; base "
-        "checkpoint without; empty: the standard base checkpoint",
-    )  # fmt: skip
+        "--dit_path",
+        default="",
+        help="LoRA training checkpoint, extracted adapter or PEFT folder with --use_lora; base checkpoint without; empty: "
+        "the standard base checkpoint",
+    )
     group.add_argument("--load_ema", action="store_true", help="take the EMA weights of a training checkpoint")
     group.add_argument("--checkpoint_root", type=Path, default=Path("checkpoints"), help="folder of the model files")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one")

@@ -1,4 +1,4 @@
-"""What the drop-in command is asked to make: one video, or the items of a batch file, each checked before anything runs."""
+"""What the drop-in command is asked to make: one video or the items of a batch file, checked before anything runs."""
 
 from __future__ import annotations
 

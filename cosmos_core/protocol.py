@@ -75,6 +75,8 @@ class WorkerSpec(_Message):
     """Of the checkpoint, to recognise adapters that were trained on another one."""
     merge_adapters: bool = True
     """Add the adapters of a scenario into the weights; unmerged they cost time in every forward."""
+    rope_table: Literal["auto", "float32"] = "auto"
+    """`auto` follows the weights, as the reference does; `float32` computes exact rotary angles."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """Keep the large base weights in 8 bits, with adapters unmerged on top."""
     keep_base: Literal["device", "host"] = "device"

@@ -115,6 +115,8 @@ class Server:
             # A team may have nothing but the training checkpoint, which holds base and adapter together.
             lora_base=any(adapter.path == self._spec.checkpoint for adapter in self._spec.adapters),
         )
+        if self._spec.rope_table == "float32":
+            dit.rope_table_dtype = torch.float32
         if self._spec.quantize != "none":
             on_part(f"{self._spec.quantize} weights")
             quantize_base(dit, self._spec.quantize, compute="auto")

@@ -72,8 +72,8 @@ class WorkerConfig(_Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
-    gpus: tuple[int, ...] | None = None
-    """GPUs to use, one worker each; default all that are visible."""
+    gpus: tuple[str, ...] | None = None
+    """GPUs to use, one worker each, as `CUDA_VISIBLE_DEVICES` names them; default all that are visible."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Until the processes of a worker answer."""
     load_timeout_s: float = Field(default=1800.0, gt=0)
@@ -85,6 +85,8 @@ class WorkerConfig(_Config):
     num_threads: int | None = Field(default=None, ge=1)
     merge_adapters: bool = True
     """Add a scenario's adapters into the weights; unmerged they cost time in every forward."""
+    rope_table: Literal["auto", "float32"] = "auto"
+    """`auto` rounds rotary angles as the reference does with bfloat16 weights; `float32` is the exact table."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """Keep the large weights in 8 bits: an approximation that saves memory; adapters then stay unmerged."""
 

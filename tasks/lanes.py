@@ -25,10 +25,10 @@ from tasks.worker_client import OnEvent, WorkerClient
 __all__ = ["Lane", "LanePool", "WorkerPlan", "visible_gpus"]
 
 
-def visible_gpus() -> tuple[int, ...]:
-    """Indices of the GPUs of this machine, without importing torch."""
+def visible_gpus() -> tuple[str, ...]:
+    """GPUs of this machine as `CUDA_VISIBLE_DEVICES` names them (index or UUID), without importing torch."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return tuple(int(index) for index in visible.split(",") if index.strip().isdigit())
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
@@ -37,7 +37,7 @@ def visible_gpus() -> tuple[int, ...]:
         return ()
     if answer.returncode != 0:
         return ()
-    return tuple(int(line) for line in answer.stdout.split() if line.isdigit())
+    return tuple(line for line in answer.stdout.split() if line.isdigit())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Lane:
     """One slot and, while it is warm, its worker."""
 
     name: str
-    gpu: int | None
+    gpu: str | None
     config: WorkerConfig
     home: Path
     worker: WorkerClient | None = None
@@ -128,6 +128,7 @@ class Lane:
                 for adapter in plan.adapters
             ],
             "merge_adapters": self.config.merge_adapters,
+            "rope_table": self.config.rope_table,
             "quantize": self.config.quantize,
             "ema": plan.ema,
             "device": device,

@@ -50,7 +50,7 @@ class WorkerClient:
         spec: dict[str, Any],
         *,
         log_folder: Path,
-        gpu: int | None,
+        gpu: str | None,
         startup_timeout_s: float,
         silence_timeout_s: float,
     ) -> None:
@@ -82,7 +82,7 @@ class WorkerClient:
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
         if self._gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(self._gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpu
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
         command += ["--max_restarts=0", "-m", "cosmos_core.worker", str(spec_path)]
         with self.log_path.open("ab") as log:

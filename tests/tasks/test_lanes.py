@@ -20,12 +20,14 @@ def pool(tmp_path, gpus=()) -> LanePool:
 
 def test_there_is_one_lane_for_each_gpu_or_one_for_the_cpu(tmp_path):
     assert len(pool(tmp_path)) == 1
-    assert len(pool(tmp_path, gpus=(0, 1, 3))) == 3
+    assert len(pool(tmp_path, gpus=("0", "1", "GPU-3"))) == 3
 
 
 def test_visible_gpus_follow_the_environment(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert visible_gpus() == (2, 5)
+    assert visible_gpus() == ("2", "5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8e1f,MIG-77")
+    assert visible_gpus() == ("GPU-8e1f", "MIG-77")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == ()
 
@@ -52,7 +54,7 @@ def test_a_lane_is_leased_to_one_task_at_a_time_in_order(tmp_path):
 
 
 def test_a_warm_lane_is_preferred(tmp_path):
-    lanes = pool(tmp_path, gpus=(0, 1))
+    lanes = pool(tmp_path, gpus=("0", "1"))
     wanted = SimpleNamespace(name="wanted")
     with lanes.lease(wanted) as first:
         first.plan = wanted

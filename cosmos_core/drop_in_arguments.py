@@ -172,8 +172,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dit_path",
         default="",
-        help="LoRA training checkpoint, extracted adapter or PEFT folder with --use_lora; base checkpoint without; empty: "
-        "the standard base checkpoint",
+        help="LoRA training checkpoint, extracted adapter or PEFT folder with --use_lora; base checkpoint without; "
+        "empty: the standard base checkpoint",
     )
     group.add_argument("--load_ema", action="store_true", help="take the EMA weights of a training checkpoint")
     group.add_argument("--checkpoint_root", type=Path, default=Path("checkpoints"), help="folder of the model files")

@@ -30,7 +30,7 @@ from cosmos_core.errors import BadConfig, BadRequest, CrossroadsError
 from cosmos_core.guardrail_hook import DisabledGuardrail, Guardrail, GuardrailDecision, combine, find_guardrails
 from cosmos_core.protocol import AdapterStrength, EncodePrompts, GenerateVideo
 from cosmos_core.rank_agreement import Ranks
-from cosmos_core.serving import Server
+from cosmos_core.serving import OnStep, Server
 from cosmos_core.video_file import write_video
 
 __all__ = ["EXIT_FAILED", "EXIT_INCOMPLETE", "EXIT_USAGE", "main"]
@@ -62,7 +62,7 @@ class _Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of every process; returns the exit code."""
+    """Entry point of every process; returns the exit code, on other ranks than the first always 0."""
     with Ranks() as ranks:
         logging.basicConfig(
             level=logging.WARNING if ranks.is_first else logging.CRITICAL,
@@ -78,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 code = _execute(ranks, parsed)
             except CrossroadsError as error:
                 code = _fail(ranks, error, EXIT_FAILED)
-        # torchrun stops all ranks when the first of them has failed; rank 0 must have spoken by then.
+        # torchrun stops every rank as soon as one of them has failed. All know the outcome, so rank 0 alone reports it
+        # by its exit code, and the others end quietly after it has spoken.
         ranks.wait()
-        return code
+        return code if ranks.is_first else 0
 
 
 def _fail(ranks: Ranks, error: CrossroadsError, code: int) -> int:
@@ -198,7 +199,7 @@ def _say_parameters(ranks: Ranks, proof: dict[str, Any]) -> None:
         _say(ranks, f"The adapter changes a probe by {effect:.2%} of its norm")
 
 
-def _progress(ranks: Ranks) -> Any:
+def _progress(ranks: Ranks) -> OnStep:
     return lambda stage, step, num_steps: _say(ranks, f"{stage} {step}/{num_steps}")
 
 

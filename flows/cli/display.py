@@ -38,6 +38,7 @@ class TerminalDisplay:
         self._all = self._bars.add_task("starting", total=1.0, detail="")
         self._active: dict[str, TaskID] = {}
         self._note = ""
+        self._fraction = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -48,7 +49,7 @@ class TerminalDisplay:
     def say(self, note: str) -> None:
         """Show what is being done before the run itself reports."""
         with self._lock:
-            self._describe(note, 0.0)
+            self._describe(note, self._fraction)
 
     def on_change(self, progress: Progress, changed: ScenarioState | None) -> None:
         with self._lock:
@@ -60,7 +61,7 @@ class TerminalDisplay:
         self._bars.update(self._all, description=note, completed=fraction)
         if note != self._note and not self._console.is_terminal:
             self._console.print(note)
-        self._note = note
+        self._note, self._fraction = note, fraction
 
     def _update(self, state: ScenarioState) -> None:
         bar = self._active.get(state.scenario_id)
@@ -78,7 +79,7 @@ class TerminalDisplay:
 
 def _ending(scenario_id: str, status: str, reason: str) -> Text:
     line = Text.assemble((f"{status:>11}", _STYLES.get(status, "")), f"  {scenario_id}")
-    return line.append(f": {reason}", style="dim") if reason else line
+    return line.append(f": {reason}", style="dim") if reason and status != "published" else line
 
 
 def results_table(rows: list[dict[str, Any]]) -> Table:
@@ -87,12 +88,12 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
     table.add_column("row", justify="right")
     table.add_column("scenario", overflow="fold")
     table.add_column("status")
-    table.add_column("reason or video", overflow="fold")
+    table.add_column("video or reason", overflow="fold")
     for row in rows:
         table.add_row(
             str(row["row_number"]),
             row["scenario_id"] or row["output_name"] or "",
             Text(row["status"], style=_STYLES.get(row["status"], "")),
-            Text(row["reason"] or row["video_uri"] or ""),
+            Text(row["video_uri"] or row["reason"]),
         )
     return table

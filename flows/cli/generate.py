@@ -149,6 +149,8 @@ def _conclude(output: str) -> int:
     console.print(results_table(rows[:_MAX_TABLE_ROWS]))
     if len(rows) > _MAX_TABLE_ROWS:
         console.print(f"and {len(rows) - _MAX_TABLE_ROWS} more")
+    for note, number in Counter(row["reason"] for row in rows if row["video_uri"] and row["reason"]).most_common(5):
+        console.print(f"{number} published with a gap: {note}", style="yellow", highlight=False)
     counts = Counter(row["status"] for row in rows)
     console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     console.print(f"Contact sheet: {store.uri_of('index.html')}", highlight=False, soft_wrap=True)

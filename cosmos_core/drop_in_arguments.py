@@ -17,19 +17,12 @@ from cosmos_core.architecture import MODELS
 from cosmos_core.errors import BadConfig
 from cosmos_core.geometry import ASPECT_RATIOS, VideoGeometry, video_geometry
 from cosmos_core.lora_state_dict import DEFAULT_TARGETS
+from cosmos_core.negative_prompt import DEFAULT_NEGATIVE_PROMPT
 
 __all__ = ["DEFAULT_NEGATIVE_PROMPT", "DEVIATIONS", "PROGRAM", "Arguments", "parse_arguments"]
 
 PROGRAM = "video2world_lora"
 
-DEFAULT_NEGATIVE_PROMPT = (
-    "The video captures a series of frames showing ugly scenes, static with no motion, motion blur, over-saturation, "
-    "shaky footage, low resolution, grainy texture, pixelated images, poorly lit areas, underexposed and overexposed "
-    "scenes, poor color balance, washed out colors, choppy sequences, jerky movements, low frame rate, artifacting, "
-    "color banding, unnatural transitions, outdated special effects, fake elements, unconvincing visuals, poorly "
-    "edited content, jump cuts, visual noise, and flickering. Overall, the video is of poor quality."
-)
-"""The reference's default, to the letter."""
 
 DEVIATIONS: tuple[tuple[str, str], ...] = (
     ("several processes", "every process computes the same video and rank 0 alone writes; --num_gpus must be their "
@@ -42,7 +35,6 @@ DEVIATIONS: tuple[tuple[str, str], ...] = (
     ("quarantine", "clips that need a person's eye are written to quarantine/ beside the save path"),
     ("prompt refiner", "none is shipped: prompts are used as they are"),
     ("offloading", "nothing to offload: guardrails run on the CPU, and the text encoder leaves before the model comes"),
-    ("text encoder precision", "the text encoder runs in --dtype, not always in float32"),
     ("batch items", "a bad item is reported with its number and skipped; the others run"),
     ("exit codes", "0 all published, 1 nothing could be done, 2 wrong usage, 3 something was not published"),
     ("record", "a JSON record with all inputs, hashes and proofs is written beside each video"),

@@ -91,6 +91,8 @@ class WorkerSpec(_Message):
     socket_path: str
     connect_timeout_s: float = 60.0
     """A worker that nobody connects to for this long stops by itself."""
+    text_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the text encoder; float32 as the reference runs it by default."""
     num_threads: int | None = None
 
 

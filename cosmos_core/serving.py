@@ -62,7 +62,7 @@ class Server:
         self._embeddings = EmbeddingCache(
             revision=spec.text_encoder_sha256,
             length=self._architecture.text_length,
-            dtype=self._dtype,
+            dtype=_DTYPES[spec.text_dtype],
             folder=Path(spec.embedding_cache) if spec.embedding_cache else None,
         )
         self._model: Video2World | None = None
@@ -80,7 +80,7 @@ class Server:
             encoder = TextEncoder.load(
                 Path(self._spec.text_encoder),
                 device=self.device,
-                dtype=self._dtype,
+                dtype=_DTYPES[self._spec.text_dtype],
                 max_length=self._architecture.text_length,
             )
             for step, prompt in enumerate(missing, 1):

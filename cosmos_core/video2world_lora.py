@@ -311,4 +311,7 @@ class _Maker:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # torchrun says that it was stopped

@@ -85,6 +85,8 @@ class WorkerConfig(_Config):
     num_threads: int | None = Field(default=None, ge=1)
     merge_adapters: bool = True
     """Add a scenario's adapters into the weights; unmerged they cost time in every forward."""
+    text_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the text encoder: float32 as the reference runs it (19.5 GB for T5-11B), or half of that."""
     rope_table: Literal["auto", "float32"] = "auto"
     """`auto` rounds rotary angles as the reference does with bfloat16 weights; `float32` is the exact table."""
     quantize: Literal["none", "fp8", "int8"] = "none"

@@ -128,6 +128,7 @@ class Lane:
                 for adapter in plan.adapters
             ],
             "merge_adapters": self.config.merge_adapters,
+            "text_dtype": self.config.text_dtype,
             "rope_table": self.config.rope_table,
             "quantize": self.config.quantize,
             "ema": plan.ema,

@@ -94,6 +94,7 @@ class Run:
                 "dtype": self.config.worker.dtype,
                 "merge_adapters": self.config.worker.merge_adapters,
                 "quantize": self.config.worker.quantize,
+                "text_dtype": self.config.worker.text_dtype,
                 "rope_table": self.config.worker.rope_table,
                 "core": CORE_VERSION,
             }

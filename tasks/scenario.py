@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from cosmos_core.architecture import MODELS
 from cosmos_core.errors import BadVariant
 from cosmos_core.geometry import VideoGeometry, video_geometry
+from cosmos_core.negative_prompt import DEFAULT_NEGATIVE_PROMPT
 from tasks import scenario_rules as rules
 
 __all__ = [
@@ -25,15 +26,6 @@ __all__ = [
     "ScenarioRow",
     "wrong_variant_field",
 ]
-
-DEFAULT_NEGATIVE_PROMPT = (
-    "The video captures a series of frames showing ugly scenes, static with no motion, motion blur, over-saturation, "
-    "shaky footage, low resolution, grainy texture, pixelated images, poorly lit areas, underexposed and overexposed "
-    "scenes, poor color balance, washed out colors, choppy sequences, jerky movements, low frame rate, artifacting, "
-    "color banding, unnatural transitions, outdated special effects, fake elements, unconvincing visuals, poorly "
-    "edited content, jump cuts, visual noise, and flickering. Overall, the video is of poor quality."
-)
-"""The reference's default, to the letter: its command line examples/video2world.py, `--negative_prompt`."""
 
 
 class _Record(BaseModel):

@@ -24,16 +24,15 @@ from cosmos_core.errors import BadConfig, OutOfMemory
 from cosmos_core.guardrail_hook import GuardrailDecision, combine, find_guardrails
 from cosmos_core.hashing import sha256_file
 from cosmos_core.rank_agreement import Ranks
-from cosmos_core.serving import Server
 from cosmos_core.video_file import probe_input, read_video, write_video
 
 TRAINED = "checkpoints/posttraining/video2world/2b_metropolis/checkpoints/model"
 BASE = "checkpoints/crossroads/tiny/model-112p-10fps.safetensors"
 PROMPT = "A static traffic CCTV camera captures two cars that collide."
 CRASH_PROMPT = (
-    "A static traffic CCTV camera captures an urban street scene, where two cars are speeding down the road. Suddenly, a "
-    "white sedan abruptly enters from an intersection, cutting across traffic and colliding with one of the vehicles. "
-    "The impact causes significant damage. Both vehicles come to a halt following the crash."
+    "A static traffic CCTV camera captures an urban street scene, where two cars are speeding down the road. Suddenly, "
+    "a white sedan abruptly enters from an intersection, cutting across traffic and colliding with one of the "
+    "vehicles. The impact causes significant damage. Both vehicles come to a halt following the crash."
 )
 
 # The commands of the two documents; their placeholders are filled in by `words`.
@@ -126,7 +125,16 @@ BATCH = [
         "output_video": "output/pileup_02.mp4",
     },
 ]
-ON_TINY = ["--model_size", "tiny", "--num_steps", "1", "--device", "cpu"]
+ON_TINY = ["--model_size", "tiny", "--num_steps", "1", "--device", "cpu", "--aspect_ratio", "1:1"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Several threads wait for each other on a busy machine, and the model is too small to gain from them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -154,7 +162,7 @@ def _inputs(batch) -> list[str]:
 
 def words(name: str, num_gpus: int) -> list[str]:
     """A documented command as the shell would split it, with its placeholders filled in."""
-    text = DOCUMENTED[name].replace("${NUM_GPUS}", str(num_gpus))
+    text = DOCUMENTED[name].replace("\\\n", " ").replace("${NUM_GPUS}", str(num_gpus))
     for placeholder, value in {
         "<path_to_lora_checkpoint>": f"{TRAINED}/iter_000001000.pt",
         "<input_image_or_video>": "path/to/input_frame.jpg",
@@ -222,6 +230,31 @@ class Strict:
             raise RuntimeError("out of order")
         decision = GuardrailDecision(outcome=self._frames, reasons=("the picture",), record={"looked": True})
         return np.zeros_like(frames_THWC), decision
+
+
+class FastServer:
+    """Takes the place of the models where the pixels do not matter: noise for frames."""
+
+    def __init__(self, spec) -> None:
+        self._adapters = [adapter.name for adapter in spec.adapters]
+
+    def encode_prompts(self, request, on_step):
+        return {"num_encoded": len(request.prompts), "truncated": {}}
+
+    def load_model(self, on_part):
+        norms = {name: {"probe_difference": 0.1} for name in self._adapters}
+        return {"parameters": {"total": 1, "lora": {}, "lora_ratio": 0.0}, "adapter_norms": norms}
+
+    def generate(self, request, on_step, *, write):
+        on_step("denoise", 1, 1)
+        if write:
+            np.save(request.frames_path, np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8))
+        return {"width": 64, "height": 64, "num_frames": 5, "fps": request.fps, "generate_s": 0.5}
+
+
+@pytest.fixture
+def fast(monkeypatch) -> None:
+    monkeypatch.setattr(video2world_lora, "Server", FastServer)
 
 
 @pytest.fixture
@@ -307,7 +340,7 @@ class TestFlags:
 
 
 class TestDocumentedCommands:
-    @pytest.mark.parametrize("name", DOCUMENTED)
+    @pytest.mark.parametrize("name", ["its", "collision"])  # the others run under torchrun
     def test_run_in_one_process(self, desk, capsys, name):
         assert video2world_lora.main(flags(name)) == 0
         shown = capsys.readouterr()
@@ -317,7 +350,7 @@ class TestDocumentedCommands:
         assert "denoise 1/1\n" in shown.out
         for video in WRITTEN[name]:
             assert (probe := probe_input(Path(video))).num_frames == 61
-            assert (probe.width, probe.height) == (192, 112)
+            assert (probe.width, probe.height) == (112, 112)
 
     @pytest.mark.e2e
     @pytest.mark.slow
@@ -333,7 +366,7 @@ class TestDocumentedCommands:
 
 
 class TestRecord:
-    def test_says_what_went_in_and_what_came_out(self, desk):
+    def test_says_what_went_in_and_what_came_out(self, desk, fast):
         assert video2world_lora.main(one("--seed", "7")) == 0
         written = record("output/one.mp4")
         assert files(desk / "output") == {"one.mp4", "one.mp4.json"}
@@ -342,37 +375,51 @@ class TestRecord:
         assert written["adapter"]["sha256"] == sha256_file(desk / TRAINED / "iter_000001000.pt")
         assert (written["adapter"]["rank"], written["adapter"]["alpha"]) == (16, 16)
         assert written["arguments"]["seed"] == 7
-        assert written["proof"]["adapter_norms"]["lora"]["probe_difference"] > 0
-        assert written["timings_s"]["generate_s"] > 0
+        assert written["timings_s"]["generate_s"] == 0.5
         assert written["guardrail"]["disabled"] is False
         assert written["status"] == "published"
 
     def test_an_adapter_file_on_the_base_gives_the_video_of_the_training_checkpoint(self, desk):
         extract_adapter(f"{TRAINED}/iter_000001000.pt", "a.safetensors", alpha=16, base=BASE)
-        export_adapter(read_adapter("a.safetensors"), desk / "peft", ExportFormat.PEFT)
         shas = {}
-        for name, path in {"full": f"{TRAINED}/iter_000001000.pt", "file": "a.safetensors", "peft": "peft"}.items():
+        for name, path in {"full": f"{TRAINED}/iter_000001000.pt", "file": "a.safetensors"}.items():
             assert video2world_lora.main(one(dit_path=path, save_path=f"output/{name}.mp4")) == 0
             shas[name] = record(f"output/{name}.mp4")["video"]["sha256"]
-        assert video2world_lora.main(one(lora=False, save_path="output/base.mp4")) == 0
-        assert video2world_lora.main(one(lora=False, dit_path=BASE, save_path="output/same_base.mp4")) == 0
-        assert shas["full"] == shas["file"] == shas["peft"]
+        assert video2world_lora.main(one(lora=False, dit_path=BASE, save_path="output/base.mp4")) == 0
+        assert shas["full"] == shas["file"]
+        assert record("output/full.mp4")["proof"]["adapter_norms"]["lora"]["probe_difference"] > 0
         assert record("output/file.mp4")["proof"]["adapter_origins"]["lora"]["same_base"] is True
         assert record("output/base.mp4")["video"]["sha256"] not in shas.values()
-        assert record("output/base.mp4")["video"]["sha256"] == record("output/same_base.mp4")["video"]["sha256"]
 
-    def test_a_disabled_guardrail_is_recorded(self, desk, monkeypatch):
+    def test_a_peft_folder_is_an_adapter_on_the_standard_base(self, desk, fast):
+        extract_adapter(f"{TRAINED}/iter_000001000.pt", "a.safetensors", alpha=4)
+        export_adapter(read_adapter("a.safetensors"), desk / "peft", ExportFormat.PEFT)
+        assert video2world_lora.main(one(dit_path="peft")) == 0
+        written = record("output/one.mp4")
+        assert (written["adapter"]["kind"], written["adapter"]["alpha"]) == ("PEFT adapter folder", 4)
+        assert len(written["adapter"]["sha256"]) == 64
+        assert written["model"]["checkpoint"]["path"] == BASE
+
+    def test_without_a_path_the_standard_base_is_used(self, desk, fast, capsys):
+        assert video2world_lora.main(one("--disable_prompt_refiner", lora=False)) == 0
+        assert record("output/one.mp4")["model"]["checkpoint"] == {"path": BASE, "sha256": sha256_file(desk / BASE)}
+        assert record("output/one.mp4")["adapter"] is None
+        assert "prompt refiner" not in capsys.readouterr().out
+
+    def test_a_disabled_guardrail_is_recorded(self, desk, fast, monkeypatch):
         monkeypatch.setattr(guardrail_hook, "entry_points", lambda group: [])
         assert video2world_lora.main(one("--disable_guardrail")) == 0
         assert record("output/one.mp4")["guardrail"]["disabled"] is True
 
-    def test_five_frames_of_a_video(self, desk):
+    def test_five_frames_take_a_video(self, desk, fast, capsys):
+        assert video2world_lora.main(one("--num_conditional_frames", "5")) == 1
+        assert "is a picture" in capsys.readouterr().err
         clip = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
         write_video(clip, "clip.mp4", fps=10)
         assert video2world_lora.main(one("--num_conditional_frames", "5", input_path="clip.mp4")) == 0
         assert record("output/one.mp4")["arguments"]["num_conditional_frames"] == 5
 
-    def test_benchmark_counts_the_last_three_of_four(self, desk, capsys):
+    def test_benchmark_counts_the_last_three_of_four(self, desk, fast, capsys):
         assert video2world_lora.main(one("--benchmark")) == 0
         shown = capsys.readouterr().out
         assert shown.count("denoise 1/1") == 4
@@ -428,7 +475,7 @@ class TestWrongModels:
         (line,) = complaints(capsys.readouterr().err)
         assert f"got {flag.removeprefix('lora_')} {value}, expected {flag.removeprefix('lora_')} 16" in line
 
-    def test_a_default_gives_way_to_the_adapter_files_own_word(self, desk):
+    def test_a_default_gives_way_to_the_adapter_files_own_word(self, desk, fast):
         extract_adapter(f"{TRAINED}/iter_000001000.pt", "a.safetensors", alpha=4)
         assert video2world_lora.main(one(dit_path="a.safetensors")) == 0
         assert record("output/one.mp4")["adapter"]["alpha"] == 4
@@ -450,7 +497,7 @@ class TestWrongModels:
 
 
 class TestBatch:
-    def test_a_bad_item_is_named_and_the_others_run(self, desk, capsys):
+    def test_a_bad_item_is_named_and_the_others_run(self, desk, fast, capsys):
         items = [
             BATCH[0] | {"seed": 3},
             {"input_video": "frames/gone.jpg", "prompt": PROMPT},
@@ -464,23 +511,23 @@ class TestBatch:
         assert complaints(shown.err) == [
             "video2world_lora: item 2 is skipped: no such input file: got frames/gone.jpg",
             "video2world_lora: item 3 is skipped: prompt: got nothing, expected a text",
-            "video2world_lora: item 4 is skipped: output_video: got output/collision_01.mp4, as item 1, expected a name "
-            "of its own",
+            "video2world_lora: item 4 is skipped: output_video: got output/collision_01.mp4, as item 1, expected a "
+            "name of its own",
         ]
         assert "item 1: ignored seed\n" in shown.out
         assert "2 of 5 videos published\n" in shown.out
         assert record("output/collision_01.mp4")["item"] == 1
         assert record("output_4.mp4")["item"] == 5  # named from 0, as in the reference
 
-    def test_a_failure_on_the_way_costs_one_item(self, desk, capsys, monkeypatch):
-        generate = Server.generate
+    def test_a_failure_on_the_way_costs_one_item(self, desk, fast, capsys, monkeypatch):
+        generate = FastServer.generate
 
         def failing(self, request, on_step, *, write):
             if request.request_id == "1":
                 raise OutOfMemory("the device ran out of memory")
             return generate(self, request, on_step, write=write)
 
-        monkeypatch.setattr(Server, "generate", failing)
+        monkeypatch.setattr(FastServer, "generate", failing)
         assert video2world_lora.main(flags("batch")) == 3
         assert complaints(capsys.readouterr().err) == ["video2world_lora: item 1 failed: the device ran out of memory"]
         assert files(desk / "output") == {"pileup_02.mp4", "pileup_02.mp4.json"}
@@ -502,7 +549,7 @@ class TestGuardrail:
         )
         assert files(desk / "output") == set()
 
-    def test_a_prompt_to_be_reviewed_is_generated_into_quarantine(self, desk, capsys):
+    def test_a_prompt_to_be_reviewed_is_generated_into_quarantine(self, desk, fast, capsys):
         assert video2world_lora.main(one(prompt="A collision with an injured driver.")) == 3
         (line,) = complaints(capsys.readouterr().err)
         assert "output/one.mp4 is quarantined: prompt/text.lexicon flagged casualty_nongraphic" in line
@@ -510,18 +557,18 @@ class TestGuardrail:
         assert not (desk / "output/one.mp4").exists()
         assert record("output/quarantine/one.mp4")["status"] == "quarantined"
 
-    def test_what_is_published_is_what_the_guardrail_returned(self, desk, install):
+    def test_what_is_published_is_what_the_guardrail_returned(self, desk, fast, install):
         install(Strict())
         assert video2world_lora.main(one()) == 0
         assert read_video("output/one.mp4").max() < 8
         assert {"looked": True} in record("output/one.mp4")["guardrail"]["checks"]
 
-    def test_a_blocked_clip_is_written_nowhere(self, desk, install):
+    def test_a_blocked_clip_is_written_nowhere(self, desk, fast, install):
         install(Strict(), Strict("block"))
         assert video2world_lora.main(one()) == 3
         assert files(desk / "output") == set()
 
-    def test_one_that_raises_publishes_nothing(self, desk, capsys, install):
+    def test_one_that_raises_publishes_nothing(self, desk, fast, capsys, install):
         install(Strict("raise"))
         assert video2world_lora.main(one()) == 1
         assert "unexpected RuntimeError: got out of order" in complaints(capsys.readouterr().err)[-1]

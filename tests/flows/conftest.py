@@ -38,6 +38,7 @@ class Workspace:
         config = {
             "defaults": {"model": "tiny", "resolution": "112", "fps": 10, "num_steps": 2},
             "checkpoints": {"root": str(tiny_root)},
+            "worker": {"num_threads": 1},
             "adapters": {
                 "collision": {"path": str(tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt")}
             },

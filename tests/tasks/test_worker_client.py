@@ -30,6 +30,7 @@ def client(tiny_root: Path, tmp_path: Path, **changes) -> WorkerClient:
         "text_encoder": str(tiny / "text_encoder"),
         "text_encoder_sha256": "test",
         "embedding_cache": str(tmp_path / "embeddings"),
+        "num_threads": 1,
     }
     return WorkerClient(
         spec | changes, log_folder=tmp_path / "logs", gpu=None, startup_timeout_s=120, silence_timeout_s=30

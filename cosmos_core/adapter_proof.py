@@ -68,11 +68,14 @@ class AdapterProof:
         }
 
 
-def prove(adapters: AdapterSet, *, allow_inert: Collection[str] = ()) -> list[AdapterProof]:
-    """Measure every adapter of the set; afterwards the set is in use as before.
+def prove(
+    adapters: AdapterSet, *, names: Collection[str] | None = None, allow_inert: Collection[str] = ()
+) -> list[AdapterProof]:
+    """Measure adapters of the set; afterwards the set is in use as before.
 
     Args:
         adapters: the set; more than one forward of its network is run.
+        names: those to measure; all of the set if not given.
         allow_inert: adapters that may change nothing.
 
     Raises:
@@ -84,7 +87,7 @@ def prove(adapters: AdapterSet, *, allow_inert: Collection[str] = ()) -> list[Ad
         adapters.use({})
         base = _base_output(adapters.dit)
         proofs = []
-        for name in adapters.names:
+        for name in adapters.names if names is None else names:
             adapters.use({name: 1.0})
             spec = adapters.spec(name)
             proofs.append(

@@ -25,7 +25,7 @@ from cosmos_core.adapter_set import AdapterSet
 from cosmos_core.architecture import model_architecture
 from cosmos_core.checkpoint import load_dit
 from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
-from cosmos_core.errors import BadRequest
+from cosmos_core.errors import BadModel, BadRequest
 from cosmos_core.geometry import VideoGeometry, video_geometry
 from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.pixels import conditioning_frames
@@ -67,6 +67,7 @@ class Server:
         )
         self._model: Video2World | None = None
         self._adapters: AdapterSet | None = None
+        self._refused: dict[str, BadModel] = {}
         self._proof: dict[str, Any] = {}
 
     def encode_prompts(self, request: EncodePrompts, on_step: OnStep) -> dict[str, Any]:
@@ -97,8 +98,11 @@ class Server:
     def load_model(self, on_part: Callable[[str], None]) -> dict[str, Any]:
         """Load transformer, adapters and VAE.
 
+        An adapter that is refused costs only the scenarios that ask for it.
+
         Returns:
-            Parameter counts, and for each adapter where it comes from and the proof that it acts.
+            Parameter counts, for each adapter where it comes from and the proof that it acts, and under
+            `refused_adapters` why an adapter cannot be used.
 
         Raises:
             BadModel: a file is not what it was declared to be.
@@ -152,6 +156,9 @@ class Server:
         frames = _read_frames(Path(request.input_path), geometry, request.num_conditional_frames)
         prompt = self._embedding(request.prompt)
         negative = self._embedding(request.negative_prompt).embedding if request.negative_prompt else None
+        for adapter in request.adapters:
+            if adapter.name in self._refused:
+                raise self._refused[adapter.name]
         self._adapters.use({adapter.name: adapter.strength for adapter in request.adapters})
         times.lap("prepare_s")
         video = _chunks(self._model, request, frames, prompt.embedding, negative, geometry, on_step, keep=write)
@@ -182,15 +189,16 @@ class Server:
     def _load_adapters(self, adapters: AdapterSet, on_part: Callable[[str], None]) -> dict[str, Any]:
         """Put all adapters onto the network and prove that each acts."""
         origins: dict[str, Any] = {}
+        proofs: dict[str, Any] = {}
         for adapter in self._spec.adapters:
             on_part(f"adapter {adapter.name}")
-            stored = read_adapter(Path(adapter.path), ema=self._spec.ema, source_adapter=adapter.source_adapter)
-            adapters.add(adapter.name, stored.tensors, _lora_spec(stored, adapter))
-            origins[adapter.name] = adapter_origin(
-                stored, adapters, name=adapter.name, checkpoint_sha256=self._spec.checkpoint_sha256
-            )
-        on_part("proof")
-        proofs = prove(adapters, allow_inert=[adapter.name for adapter in self._spec.adapters if adapter.allow_inert])
+            try:
+                origins[adapter.name], proofs[adapter.name] = self._load_adapter(adapters, adapter)
+            except BadModel as error:
+                logger.error("adapter %s is refused: %s", adapter.name, error)
+                self._refused[adapter.name] = error
+                if adapter.name in adapters.names:
+                    adapters.remove(adapter.name)
         num_base, counts = adapters.num_base_parameters(), adapters.parameter_counts()
         num_lora = sum(counts.values())
         return {
@@ -201,9 +209,19 @@ class Server:
                 "lora_ratio": num_lora / (num_base + num_lora),
             },
             "merged": adapters.merge,
-            "adapter_norms": {proof.name: proof.to_record() for proof in proofs},
+            "adapter_norms": proofs,
             "adapter_origins": origins,
+            "refused_adapters": {name: error.to_payload() for name, error in self._refused.items()},
         }
+
+    def _load_adapter(self, adapters: AdapterSet, adapter: AdapterFile) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Put one adapter onto the network; returns where it comes from and the proof that it acts."""
+        stored = read_adapter(Path(adapter.path), ema=self._spec.ema, source_adapter=adapter.source_adapter)
+        adapters.add(adapter.name, stored.tensors, _lora_spec(stored, adapter))
+        origin = adapter_origin(stored, adapters, name=adapter.name, checkpoint_sha256=self._spec.checkpoint_sha256)
+        allowed = [adapter.name] if adapter.allow_inert else []
+        [proof] = prove(adapters, names=[adapter.name], allow_inert=allowed)
+        return origin, proof.to_record()
 
 
 class _Stopwatch:

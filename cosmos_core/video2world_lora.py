@@ -26,7 +26,7 @@ from cosmos_core.drop_in_arguments import PROGRAM, Arguments, parse_arguments
 from cosmos_core.drop_in_items import BadItem, Item, read_items
 from cosmos_core.drop_in_model import ADAPTER_NAME, ModelPlan, plan_model
 from cosmos_core.drop_in_record import record_of, write_record
-from cosmos_core.errors import BadConfig, BadRequest, CrossroadsError
+from cosmos_core.errors import BadConfig, BadRequest, CrossroadsError, from_payload
 from cosmos_core.guardrail_hook import DisabledGuardrail, Guardrail, GuardrailDecision, combine, find_guardrails
 from cosmos_core.protocol import AdapterStrength, EncodePrompts, GenerateVideo
 from cosmos_core.rank_agreement import Ranks
@@ -185,6 +185,8 @@ def _load(ranks: Ranks, arguments: Arguments, job: _Job) -> tuple[Server, dict[s
     for prompt, num_tokens in encoded["truncated"].items():
         _say(ranks, f"cut, because it has {num_tokens} tokens: {prompt[:60]!r}")
     proof = ranks.together(lambda: server.load_model(lambda part: _say(ranks, f"loading {part}")))
+    for refusal in proof["refused_adapters"].values():
+        raise from_payload(refusal)
     _say_parameters(ranks, proof)
     return server, proof
 

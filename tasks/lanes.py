@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.errors import Cancelled
+from cosmos_core.errors import BadModel, Cancelled
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, LoadModel
 from tasks.config import WorkerConfig
 from tasks.versions import AdapterVersion, ModelVersion
@@ -61,6 +61,8 @@ class Lane:
     worker: WorkerClient | None = None
     plan: WorkerPlan | None = None
     proof: dict[str, Any] = field(default_factory=dict)
+    refused: tuple[WorkerPlan, BadModel] | None = None
+    """A plan whose model files are wrong: no scenario needs to find that out again."""
 
     def prepare(self, plan: WorkerPlan, on_event: OnEvent | None = None) -> None:
         """Make sure that a live worker has loaded what the plan says.
@@ -71,6 +73,8 @@ class Lane:
         """
         if self.worker is not None and self.worker.is_alive and self.plan == plan:
             return
+        if self.refused is not None and self.refused[0] == plan:
+            raise self.refused[1]
         self.close()
         worker = WorkerClient(
             self._spec(plan),
@@ -85,7 +89,11 @@ class Lane:
         worker.request(
             EncodePrompts(request_id="prompts", prompts=plan.prompts), timeout_s=timeout_s, on_event=on_event
         )
-        self.proof = worker.request(LoadModel(), timeout_s=timeout_s, on_event=on_event)
+        try:
+            self.proof = worker.request(LoadModel(), timeout_s=timeout_s, on_event=on_event)
+        except BadModel as error:
+            self.refused = (plan, error)
+            raise
         self.plan = plan
 
     def generate(self, message: GenerateVideo, on_event: OnEvent | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cosmos_core.adapter_proof import probe_output, prove
 from cosmos_core.adapter_set import AdapterSet
 from cosmos_core.architecture import architecture_from_reference
 from cosmos_core.dit import DiT
-from cosmos_core.errors import AdapterMismatch, BadRequest, CheckpointMismatch
+from cosmos_core.errors import AdapterMismatch, BadRequest, CheckpointMismatch, CrossroadsError, from_payload
 from cosmos_core.hashing import sha256_file
 from cosmos_core.lora_state_dict import LoraSpec, lora_tensors
 from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
@@ -340,6 +340,12 @@ class TestOrigin:
         assert "adapter rain was trained on another base" in caplog.text
 
 
+def refusal(server: Server) -> CrossroadsError:
+    """Why the server does not use its only adapter."""
+    [payload] = server.load_model(lambda part: None)["refused_adapters"].values()
+    return from_payload(payload)
+
+
 class TestServer:
     """The worker's side, on the tiny model."""
 
@@ -398,7 +404,7 @@ class TestServer:
         path = str(GOLDEN / "lora/lora_fp32_net_only.pt")
         server = Server(spec(AdapterFile(name="a", path=path, sha256="", rank=4, alpha=8.0)))
         with pytest.raises(AdapterMismatch, match="another number of blocks"):
-            server.load_model(lambda part: None)
+            raise refusal(server)
 
     @pytest.mark.parametrize(
         ("source", "declared", "message"),
@@ -412,14 +418,14 @@ class TestServer:
     def test_refuses_what_disagrees(self, spec, sources, source, declared, message):
         server = Server(spec(AdapterFile(name="a", path=str(sources[source]), sha256="", **declared)))
         with pytest.raises(AdapterMismatch, match=message):
-            server.load_model(lambda part: None)
+            raise refusal(server)
 
     def test_an_inert_adapter_has_to_be_allowed(self, spec, checkpoint, tmp_path):
         tensors = torch.load(checkpoint, weights_only=True)
         torch.save({n: v * 0 if "lora_B" in n else v for n, v in tensors.items()}, tmp_path / "iter_1.pt")
         file = AdapterFile(name="a", path=str(tmp_path / "iter_1.pt"), sha256="")
         with pytest.raises(AdapterMismatch, match="adapter a changes nothing"):
-            Server(spec(file)).load_model(lambda part: None)
+            raise refusal(Server(spec(file)))
         allowed = file.model_copy(update={"allow_inert": True})
         proof = Server(spec(allowed)).load_model(lambda part: None)
         assert proof["adapter_norms"]["a"]["probe_difference"] == 0

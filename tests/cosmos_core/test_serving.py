@@ -80,6 +80,17 @@ def test_an_adapter_acts_only_where_it_is_asked_for(spec, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_refused_adapter_costs_only_those_who_ask_for_it(spec, tmp_path):
+    wrong = spec.adapters[0].model_copy(update={"name": "wrong-rank", "rank": 8})
+    server, proof = load(spec.model_copy(update={"adapters": (wrong, *spec.adapters)}))
+    assert list(proof["refused_adapters"]) == ["wrong-rank"]
+    assert list(proof["adapter_norms"]) == ["its-collision@production"]
+    with pytest.raises(AdapterMismatch, match="size mismatch for blocks"):
+        generate(server, tmp_path, adapters=(AdapterStrength(name="wrong-rank"),))
+    assert (generate(server, tmp_path, adapters=USE) != generate(server, tmp_path)).any()
+
+
+@pytest.mark.slow
 def test_merged_unmerged_and_quantized_agree_within_their_rounding(spec, tmp_path):
     frames = {}
     for name, changes in {

@@ -243,7 +243,8 @@ class FastServer:
 
     def load_model(self, on_part):
         norms = {name: {"probe_difference": 0.1} for name in self._adapters}
-        return {"parameters": {"total": 1, "lora": {}, "lora_ratio": 0.0}, "adapter_norms": norms}
+        parameters = {"total": 1, "lora": {}, "lora_ratio": 0.0}
+        return {"parameters": parameters, "adapter_norms": norms, "refused_adapters": {}}
 
     def generate(self, request, on_step, *, write):
         on_step("denoise", 1, 1)

@@ -40,7 +40,11 @@ class Workspace:
             "checkpoints": {"root": str(tiny_root)},
             "worker": {"num_threads": 1},
             "adapters": {
-                "collision": {"path": str(tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt")}
+                "collision": {"path": str(tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt")},
+                "wrong-rank": {
+                    "path": str(tiny_root / "crossroads/tiny/adapters/rear_end/iter_000000001.pt"),
+                    "rank": 8,
+                },
             },
         }
         (folder / "run.yaml").write_text(yaml.safe_dump(config))

@@ -33,6 +33,7 @@ def mixed_rows() -> list[dict[str, Any]]:
         {"input": "frames/a.png", "prompt": "A driver rams pedestrians on purpose, a terror attack.",
          "scenario_id": "forbidden"},
         {"input": "frames/none.png", "prompt": PROMPT, "scenario_id": "missing"},
+        {"input": "frames/a.png", "prompt": PROMPT, "scenario_id": "wrong-rank", "adapters": ["wrong-rank"]},
     ]  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     done = workspace.generate(str(manifest))
     assert done.returncode == 3, done.stdout + done.stderr
     rows = workspace.results()
-    assert [row["row_number"] for row in rows] == list(range(7))
+    assert [row["row_number"] for row in rows] == list(range(8))
     assert [row["status"] for row in rows] == [
         "published",
         "published",
@@ -62,10 +63,12 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
         "invalid",
         "blocked",
         "invalid",
+        "failed",
     ]
     assert "got" in rows[2]["reason"]
     assert "12" in rows[2]["reason"]
     assert "none-such" in rows[4]["reason"]
+    assert "size mismatch for blocks.0" in rows[7]["reason"]
     assert "contact sheet" in done.stdout.lower()
 
     # The files are what the rows say they are.
@@ -114,7 +117,7 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert again.returncode == 3, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in times} == times
     repeated = workspace.results()
-    assert [row["reused"] for row in repeated] == [True, True, False, False, False, True, False]
+    assert [row["reused"] for row in repeated] == [True, True, False, False, False, True, False, False]
     ignored = {"reused", "run_id"}
     assert [{k: v for k, v in row.items() if k not in ignored} for row in repeated[:2]] == [
         {k: v for k, v in row.items() if k not in ignored} for row in rows[:2]

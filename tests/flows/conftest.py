@@ -24,7 +24,7 @@ CROSSROADS = Path(sys.executable).parent / "crossroads"
 
 
 class Workspace:
-    """A folder with frames, a configuration for the tiny model, and helpers to run commands in it."""
+    """A folder with frames and a configuration for the tiny model, in which commands can be run."""
 
     def __init__(self, folder: Path, tiny_root: Path, environment: dict[str, str]) -> None:
         self.folder = folder

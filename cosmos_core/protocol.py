@@ -91,6 +91,8 @@ class WorkerSpec(_Message):
     socket_path: str
     connect_timeout_s: float = 60.0
     """A worker that nobody connects to for this long stops by itself."""
+    client_pid: int | None = None
+    """Process that started the worker; one that is gone before it connected ends the wait at once."""
     text_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the text encoder; float32 as the reference runs it by default."""
     num_threads: int | None = None
@@ -181,12 +183,11 @@ class Done(_Message):
 
 
 class Failed(_Message):
-    """The request failed; the worker itself goes on unless `fatal`."""
+    """The request failed; the worker itself goes on."""
 
     type: Literal["failed"] = "failed"
     request_id: str
     error: dict[str, Any]
-    fatal: bool = False
 
     def to_error(self) -> CrossroadsError:
         """The error that the worker raised."""

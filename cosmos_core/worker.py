@@ -53,6 +53,7 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
+_CLIENT_POLL_S = 0.5
 
 Answer = Callable[[BaseModel], None]
 
@@ -70,17 +71,24 @@ class Connection:
         self._listener.bind(str(self._path))
         self._path.chmod(0o600)
         self._listener.listen(1)
-        self._listener.settimeout(spec.connect_timeout_s)
+        self._listener.settimeout(_CLIENT_POLL_S)
+        self._client_pid = spec.client_pid
+        self._connect_timeout_s = spec.connect_timeout_s
         self._send_lock = threading.Lock()
         self.requests: queue.Queue[Request] = queue.Queue()
         self._socket: socket.socket | None = None
 
     def accept(self) -> None:
-        """Wait for the client; end the process if none comes in time."""
-        try:
-            self._socket, _ = self._listener.accept()
-        except TimeoutError:
-            self._end_process("nobody connected")
+        """Wait for the client; end the process if none comes in time, or if it was killed in the meantime."""
+        deadline = time.monotonic() + self._connect_timeout_s
+        while self._socket is None:
+            try:
+                self._socket, _ = self._listener.accept()
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    self._end_process("nobody connected")
+                if self._client_pid is not None and not Path(f"/proc/{self._client_pid}").exists():
+                    self._end_process("the client is gone")
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         threading.Thread(target=self._beat, name="heart-beat", daemon=True).start()
 

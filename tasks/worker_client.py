@@ -56,7 +56,7 @@ class WorkerClient:
     ) -> None:
         self._runtime = Path(tempfile.mkdtemp(prefix="crossroads-"))
         socket_path = self._runtime / "worker.sock"
-        self.spec = WorkerSpec.model_validate(spec | {"socket_path": str(socket_path)})
+        self.spec = WorkerSpec.model_validate(spec | {"socket_path": str(socket_path), "client_pid": os.getpid()})
         self.ready: Ready | None = None
         self.log_path = log_folder / f"worker-{os.getpid()}-{time.time_ns()}.log"
         self._gpu = gpu

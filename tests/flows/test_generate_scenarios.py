@@ -174,7 +174,7 @@ def test_kill_9_in_the_middle_loses_nothing_and_repeats_nothing(workspace: Works
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    wait_until(lambda: not worker_processes(home), timeout_s=30)
+    wait_until(lambda: not worker_processes(home), timeout_s=15)
     assert not (workspace.folder / "out" / "results.parquet").exists()
     published = {path: path.stat().st_mtime_ns for path in (workspace.folder / "out" / "records").iterdir()}
     assert len(published) < len(names)

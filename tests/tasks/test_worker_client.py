@@ -164,6 +164,28 @@ def test_a_worker_that_cannot_start_says_why(tiny_root, tmp_path):
         worker.start()
 
 
+def test_a_worker_ends_when_its_client_is_killed_before_it_connected(tiny_root, tmp_path):
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from tests.tasks.test_worker_client import client
+        worker = client(Path(sys.argv[1]), Path(sys.argv[2]))
+        def die(deadline):
+            print(worker._process.pid, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        worker._connect = die
+        worker.start()
+        """
+    )
+    owner = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_root), str(tmp_path)], stdout=subprocess.PIPE, timeout=60
+    )
+    assert owner.returncode == -signal.SIGKILL
+    # Far below the minute after which a worker gives up waiting, and above what importing torch takes.
+    wait_gone([int(owner.stdout)], timeout_s=40.0)
+
+
 def test_a_worker_ends_with_its_client(tiny_root, tmp_path):
     """A client that is killed with SIGKILL can clean nothing up itself."""
     script = textwrap.dedent(

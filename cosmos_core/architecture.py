@@ -1,4 +1,5 @@
-"""Every size of model as one frozen record of numbers: 2B, 14B and tiny differ in nothing else.
+"""Every size of model as one frozen record of numbers: 2B, 14B, the trained tiny and the
+untrained micro, which tests use, differ in nothing else.
 
 No torch here: flows and tasks read these records to validate scenarios before anything heavy is imported.
 Constants are those of the reference configurations (cosmos_predict2/configs/base/config_video2world.py).
@@ -117,6 +118,23 @@ MODELS: dict[str, ModelArchitecture] = {
     "tiny": ModelArchitecture(
         name="tiny",
         dit=DiTArchitecture(
+            model_channels=320,
+            num_blocks=8,
+            num_heads=5,
+            crossattn_emb_channels=128,
+            adaln_lora_dim=32,
+        ),
+        vae=VAEArchitecture(dim=32, dim_mult=(1, 2, 3, 3), num_res_blocks=1),
+        resolutions=("112",),
+        fps=(10,),
+        repository="crossroads/tiny",
+        text_encoder="crossroads/tiny/text_encoder",
+        text_length=128,
+        checkpoint_suffix=".safetensors",
+    ),
+    "micro": ModelArchitecture(
+        name="micro",
+        dit=DiTArchitecture(
             model_channels=128,
             num_blocks=4,
             num_heads=4,
@@ -126,8 +144,8 @@ MODELS: dict[str, ModelArchitecture] = {
         vae=VAEArchitecture(dim=8),
         resolutions=("112",),
         fps=(10,),
-        repository="crossroads/tiny",
-        text_encoder="crossroads/tiny/text_encoder",
+        repository="crossroads/micro",
+        text_encoder="crossroads/micro/text_encoder",
         text_length=128,
         checkpoint_suffix=".safetensors",
     ),

@@ -1,9 +1,9 @@
-"""`python -m cosmos_core.tiny ROOT`: write the tiny model, the real architecture at a size that runs anywhere.
+"""`python -m cosmos_core.micro ROOT`: write the micro model, the real architecture at a size that runs anywhere.
 
 None of its weights is trained. The VAE is written down in closed form and passes pictures through, blurred
-(`cosmos_core.tiny_vae`); the transformer has one path written by hand that repeats the first frame
-(`cosmos_core.tiny_transformer`); all else, the text encoder and the adapters are random numbers from a seed. So the
-tiny model shows that everything works together, and nothing about the quality of the real models.
+(`cosmos_core.micro_vae`); the transformer has one path written by hand that repeats the first frame
+(`cosmos_core.micro_transformer`); all else, the text encoder and the adapters are random numbers from a seed. So the
+micro model shows that everything works together, and nothing about the quality of the real models.
 
 Files have the layouts of published and training checkpoints, and equal seeds give equal bytes. The model appears under
 its name only when it is complete.
@@ -28,19 +28,19 @@ from cosmos_core.errors import BadRequest
 from cosmos_core.hashing import sha256_file
 from cosmos_core.lora import adapter_shapes
 from cosmos_core.lora_state_dict import LoraSpec
-from cosmos_core.tiny_random import random_tensor
-from cosmos_core.tiny_text import write_text_encoder
-from cosmos_core.tiny_transformer import CONSTANT_COORDINATES, tiny_transformer_state_dict
-from cosmos_core.tiny_vae import tiny_vae_state_dict
+from cosmos_core.micro_text import write_text_encoder
+from cosmos_core.micro_transformer import CONSTANT_COORDINATES, micro_transformer_state_dict
+from cosmos_core.micro_vae import micro_vae_state_dict
+from cosmos_core.random_tensor import random_tensor
 
-__all__ = ["ADAPTERS", "main", "make_tiny"]
+__all__ = ["ADAPTERS", "main", "make_micro"]
 
 ADAPTERS = ("collision", "rear_end")
 
-_MODEL = MODELS["tiny"]
+_MODEL = MODELS["micro"]
 _LORA = LoraSpec(rank=16, alpha=16)
 _LORA_B_STD = 0.006
-_README = """# The tiny model
+_README = """# The micro model
 
 Not a trained model. It has the architecture and the file layouts of Cosmos-Predict2 Video2World at a size that runs on
 any CPU, and serves to try out and test the pipeline.
@@ -49,15 +49,15 @@ A video shows the input picture, blurred, under coloured noise; nothing in it mo
 adapters change the noise and mean nothing. The VAE is written down in closed form, the transformer has one path written
 by hand that repeats the first frame, and all other weights are random numbers (seed {seed}).
 
-Made by `python -m cosmos_core.tiny`. The adapters have rank {rank} and alpha {alpha:g}.
+Made by `python -m cosmos_core.micro`. The adapters have rank {rank} and alpha {alpha:g}.
 """
 
 
-def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Path:
-    """Write the tiny model below a checkpoint root, unless it is there.
+def make_micro(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Path:
+    """Write the micro model below a checkpoint root, unless it is there.
 
     Args:
-        root: checkpoint folder; the model goes to `crossroads/tiny` in it.
+        root: checkpoint folder; the model goes to `crossroads/micro` in it.
         seed: of all random weights.
         overwrite: make the model again if it is there.
 
@@ -72,7 +72,7 @@ def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Pa
         missing = [name for name in _file_names() if not (folder / name).is_file()]
         if missing:
             raise BadRequest(
-                f"{folder} is there, but not the whole tiny model",
+                f"{folder} is there, but not the whole micro model",
                 got=f"no {missing[0]}",
                 fix="Overwrite it, or move it away.",
             )
@@ -93,14 +93,14 @@ def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Pa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m cosmos_core.tiny", description="Write the tiny model, whose weights are not trained."
+        prog="python -m cosmos_core.micro", description="Write the micro model, whose weights are not trained."
     )
     parser.add_argument("root", type=Path, help="checkpoint folder")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--overwrite", action="store_true", help="make the model again if it is there")
     options = parser.parse_args(arguments)
     try:
-        folder = make_tiny(options.root, seed=options.seed, overwrite=options.overwrite)
+        folder = make_micro(options.root, seed=options.seed, overwrite=options.overwrite)
     except BadRequest as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -129,7 +129,7 @@ def _write(folder: Path, seed: int) -> None:
         for fps in _MODEL.fps:
             weights = {f"net.{name}": value for name, value in network.items()}
             save_file(weights, folder / _MODEL.checkpoint_name(resolution, fps))
-    save_file(tiny_vae_state_dict(_MODEL.vae), folder / "tokenizer" / "tokenizer.safetensors")
+    save_file(micro_vae_state_dict(_MODEL.vae), folder / "tokenizer" / "tokenizer.safetensors")
     write_text_encoder(
         folder / "text_encoder", dim=_MODEL.dit.crossattn_emb_channels, length=_MODEL.text_length, seed=seed
     )
@@ -142,7 +142,7 @@ def _write(folder: Path, seed: int) -> None:
 
 def _transformer(seed: int) -> dict[str, Tensor]:
     """Weights under plain names, bfloat16 as in published files."""
-    weights = tiny_transformer_state_dict(_MODEL.dit, seed=seed)
+    weights = micro_transformer_state_dict(_MODEL.dit, seed=seed)
     return {name: value.bfloat16() for name, value in weights.items()}
 
 

@@ -37,7 +37,7 @@ class Lighting:
         level = np.zeros(points.shape[:-1])
         for place in self.lamp_places:
             level += np.exp(-((points - place) ** 2).sum(-1) / (2 * _LAMP_REACH_M**2))
-        return level
+        return 1.15 * (1 - np.exp(-level))
 
     def shade(self, colours: np.ndarray, normals: np.ndarray, lamp: float) -> np.ndarray:
         """Colours [N, 3] of surfaces with unit normals [N, 3] that get `lamp` of the street lamps' light."""
@@ -74,7 +74,7 @@ def lighting(
         sun_direction=direction,
         sky=sky,
         haze=haze,
-        haze_per_m={"clear": 0.002, "rain": 0.006, "fog": 0.019}[weather],
+        haze_per_m={"clear": 0.002, "rain": 0.006, "fog": 0.016}[weather],
         lamps=np.array({"day": (0, 0, 0), "dusk": (0.30, 0.22, 0.10), "night": (0.74, 0.58, 0.34)}[time_of_day]),
         lamp_places=np.array(lamp_places).reshape(-1, 2),
         headlights={"day": 0.0, "dusk": 0.6, "night": 1.0}[time_of_day] or (0.2 if weather != "clear" else 0.0),
@@ -84,7 +84,7 @@ def lighting(
 
 _TIMES: dict[str, tuple[tuple[float, ...], ...]] = {
     "day": ((0.64, 0.67, 0.72), (0.50, 0.46, 0.38), (156, 190, 224), (206, 214, 222)),
-    "dusk": ((0.42, 0.38, 0.47), (0.46, 0.26, 0.10), (222, 158, 120), (190, 150, 136)),
+    "dusk": ((0.52, 0.46, 0.54), (0.50, 0.30, 0.14), (222, 158, 120), (190, 150, 136)),
     "night": ((0.22, 0.25, 0.34), (0.0, 0.0, 0.0), (26, 32, 54), (52, 58, 76)),
 }
 """Ambient light, sun, sky, haze."""

@@ -169,7 +169,7 @@ class Painter:
         base, top = feet
         tall = float(base[1] - top[1])
         lamp = min(float(self.light.lamp_light(spot)), 1.0)
-        side = np.array([[0.0, 0.0, 0.3]])
+        side = np.array([[0.0, 0.0, 1.0]])
         distance = float(np.linalg.norm(self.camera.position[:2] - spot))
         tones = np.array([clothes, (52, 54, 66), (206, 164, 138), (60, 46, 40)], dtype=float)
         shaded = np.clip(self.light.fade(self.light.shade(tones, np.repeat(side, 4, 0), lamp), distance), 0, 255)
@@ -249,7 +249,7 @@ class Painter:
         if not self.gain.any() and not self.bloom.any():
             return frame
         gain = cv2.resize(cv2.GaussianBlur(self.gain, (0, 0), 1.6), size, interpolation=cv2.INTER_LINEAR)
-        lit = cv2.multiply(frame, gain, scale=2.6 / 255)
+        lit = cv2.multiply(frame, gain, scale=1.9 / 255)
         near = cv2.resize(cv2.GaussianBlur(self.bloom, (0, 0), 0.8), size, interpolation=cv2.INTER_LINEAR)
         wide = cv2.resize(cv2.GaussianBlur(self.bloom, (0, 0), 2.6), size, interpolation=cv2.INTER_LINEAR)
         frame = cv2.add(cv2.add(frame, lit), cv2.addWeighted(gain, 0.05, wide, 0.9, 0))

@@ -301,7 +301,7 @@ def _intersection(rng: np.random.Generator) -> Draft:
         *plans[2:],
     ]
     smash = [Plan(inattentive_s=math.inf), Plan(inattentive_s=math.inf), *plans[2:]]
-    quadrants = tuple((quarter * 90 + 25.0, quarter * 90 + 65.0) for quarter in range(4))
+    quadrants = tuple((quarter * 90 + 18.0, quarter * 90 + 72.0) for quarter in range(4))
     return Draft(
         vehicles=vehicles,
         plans={"": plans, "t_bone": smash, "near_miss": near},
@@ -458,7 +458,7 @@ def _crosswalk(rng: np.random.Generator) -> Draft:
 
 def _walkers(rng: np.random.Generator) -> tuple[list[Walker], float]:
     """Some people, and when the last of them has left the road."""
-    clothes = ((176, 60, 54), (52, 84, 148), (70, 72, 78), (196, 170, 92), (214, 212, 206), (64, 120, 84))
+    clothes = ((206, 70, 60), (64, 104, 184), (96, 98, 108), (216, 186, 96), (232, 230, 224), (76, 150, 104))
     walkers, clear = [], 0.0
     for index in range(int(rng.integers(1, 4))):
         side = 1.0 if rng.random() < 0.5 else -1.0
@@ -469,7 +469,7 @@ def _walkers(rng: np.random.Generator) -> tuple[list[Walker], float]:
             spot = (rng.uniform(-4, 4), side * (LANE_M + rng.uniform(0.9, 2.4)))
             walkers.append(Walker(start=spot, velocity=(0.0, 0.0), from_s=0.0, clothes=tone))
             continue
-        from_s = rng.uniform(-2.0, 0.6)
+        from_s = rng.uniform(-2.6, 0.2)
         walkers.append(
             Walker(start=(x, side * (LANE_M + 0.9)), velocity=(0.0, -side * pace), from_s=from_s, clothes=tone)
         )

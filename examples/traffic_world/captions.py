@@ -13,6 +13,9 @@ from examples.traffic_world.camera import Camera
 from examples.traffic_world.scene import Scene
 from examples.traffic_world.traffic import Motion, Vehicle
 
+MAX_WORDS = 90
+"""Of a caption: others than the main vehicles are left out beyond."""
+
 _CAMERAS = (
     "A static traffic CCTV camera captures {place} {when}.",
     "A fixed traffic camera on a mast records {place} {when}.",
@@ -102,12 +105,15 @@ def captions(scene: Scene, seed: int, time_of_day: str, weather: str) -> dict[st
     opening = _pick(rng, _CAMERAS).format(
         place=_pick(rng, _PLACES[scene.layout]), when=_pick(rng, _WHEN[time_of_day, weather])
     )
-    setting = _setting(rng, scene)
+    settings = _settings(rng, scene)
     endings = {"": f"{_pick(rng, _ORDINARY[scene.layout])} {_pick(rng, _FLOWS)}"}
     for family in scene.courses:
         if family:
             endings[family] = f"{_pick(rng, _INCIDENTS[scene.layout, family])} {_pick(rng, _AFTERMATH[family])}"
-    return {family: f"{opening} {setting} {ending.format(**words)}" for family, ending in endings.items()}
+    endings = {family: ending.format(**words) for family, ending in endings.items()}
+    most = max(len(ending.split()) for ending in endings.values()) + len(opening.split())
+    setting = next((text for text in settings if most + len(text.split()) <= MAX_WORDS), settings[-1])
+    return {family: f"{opening} {setting} {ending}" for family, ending in endings.items()}
 
 
 def ordinary_caption(scene: Scene, seed: int, time_of_day: str, weather: str) -> str:
@@ -137,8 +143,8 @@ def in_view(motion: Motion, camera: Camera, step: int = 0) -> bool:
     return bool(depth[0] > 3 and inside)
 
 
-def _setting(rng: np.random.Generator, scene: Scene) -> str:
-    """Who is there and where from."""
+def _settings(rng: np.random.Generator, scene: Scene) -> list[str]:
+    """Who is there and where from, from the fullest text to the shortest."""
     motions = scene.courses[""].motions
     parts = [_arrival(rng, scene, index, motions[index]) for index in (0, 1)]
     first = f"{parts[0]} and {parts[1]}."
@@ -148,8 +154,8 @@ def _setting(rng: np.random.Generator, scene: Scene) -> str:
     extras = [
         _extra(scene, index, motion) for index, motion in enumerate(motions) if index > 1 and _shows(scene, motion)
     ]
-    second = f" {_sentence(' and '.join(extras[:2]))}." if extras else ""
-    return f"{_sentence(first)}{second}"
+    seconds = [f" {_sentence(' and '.join(extras[:count]))}." if count else "" for count in (2, 1, 0)]
+    return [f"{_sentence(first)}{second}" for second in seconds]
 
 
 def _arrival(rng: np.random.Generator, scene: Scene, index: int, motion: Motion) -> str:

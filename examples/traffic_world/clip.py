@@ -210,12 +210,15 @@ def _render(
         done = step
         painter.begin()
         poses = [_pose(scene, course, index, time) for index in range(len(scene.vehicles))]
+        after = -1.0 if course.impact is None else time - course.impact.step * STEP_S
+        for pose in poses:
+            painter.shadow(pose)
+        if debris is not None and after >= 0:
+            debris.paint(painter.canvas, after, camera, light, flying=False)
         _paint(painter, scene, poses, time)
-        if course.impact is not None and debris is not None:
-            after = time - course.impact.step * STEP_S
-            if after >= 0:
-                debris.paint(painter.canvas, after, camera, light)
-                paint_puff(painter.canvas, course.impact.point, after, camera, light)
+        if debris is not None and course.impact is not None and after >= 0:
+            debris.paint(painter.canvas, after, camera, light, flying=True)
+            paint_puff(painter.canvas, course.impact.point, after, camera, light)
         if light.wet:
             paint_rain(painter.canvas, rng, slant, light)
         frames[number] = painter.develop()
@@ -223,11 +226,9 @@ def _render(
 
 
 def _paint(painter: Painter, scene: Scene, poses: list[Pose], time: float) -> None:
-    """Shadows first, then everything that stands on the road from far to near."""
+    """Everything that stands on the road, from far to near."""
     eye = painter.camera.position[:2]
     spots = [walker.at(np.array([time]))[0] for walker in scene.walkers]
-    for pose in poses:
-        painter.shadow(pose)
     for spot in spots:
         painter.walker_shadow(spot)
     order = [(float(np.linalg.norm(pose.position - eye)), 0, index) for index, pose in enumerate(poses)]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,19 @@ def render_clips(
         workers: processes; 1 renders in this one.
         options: passed on to `make_clip`.
     """
-    jobs = [(seed, {"incident": incident, **options}) for seed in seeds]
+    jobs = ((seed, {"incident": incident, **options}) for seed in seeds)
     if workers <= 1:
         yield from map(_render, jobs)
         return
     # Not forked: a process that has started threads, such as one that trains, cannot be forked safely.
     with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
-        yield from pool.imap(_render, jobs, chunksize=1)
+        ahead: deque[AsyncResult[Clip]] = deque()
+        for job in jobs:  # only a few ahead of the reader: clips are megabytes, and the seeds may never end
+            ahead.append(pool.apply_async(_render, (job,)))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().get()
+        while ahead:
+            yield ahead.popleft().get()
 
 
 def clip_shards(

@@ -54,23 +54,23 @@ class Debris:
         spots[:, 2] = np.maximum(self.start[:, 2] + rise * flight - 0.5 * _GRAVITY * flight**2, 0.03)
         return spots
 
-    def paint(self, canvas: np.ndarray, seconds: float, camera: Camera, light: Lighting) -> None:
-        """Draw the bits `seconds` after the impact."""
+    def paint(self, canvas: np.ndarray, seconds: float, camera: Camera, light: Lighting, *, flying: bool) -> None:
+        """Draw the bits `seconds` after the impact: those in the air, or those on the ground."""
         spots = self.at(seconds)
         seen, depth = camera.project(spots)
-        lamp = np.minimum(light.lamp_light(spots[:, :2]), 1.0)
-        up = np.array([[0.0, 0.0, 1.0]])
-        for index in np.argsort(-depth):
-            if depth[index] <= NEAR_M:
-                continue
-            colour = light.shade(self.colours[index : index + 1], up, float(lamp[index]))
-            colour = np.clip(light.fade(colour, float(depth[index]))[0], 0, 255)
+        chosen = np.flatnonzero((depth > NEAR_M) & ((spots[:, 2] > 0.1) == flying))
+        if len(chosen) == 0:
+            return
+        lamp = float(np.minimum(light.lamp_light(spots[:, :2]), 1.0).mean())
+        up = np.tile((0.0, 0.0, 1.0), (len(spots), 1))
+        colours = np.clip(light.fade(light.shade(self.colours, up, lamp), depth), 0, 255)
+        for index in chosen[np.argsort(-depth[chosen])]:
             half = self.size[index] * camera.focal_px / depth[index]
             turn = index + (seconds * 6 if spots[index, 2] > 0.05 else 0.0)
             angle = turn + np.array([0.0, 1.3, 3.1, 4.6])
             offset = np.stack([np.cos(angle), 0.7 * np.sin(angle)], axis=-1) * half
             if (np.abs(seen[index]) < 4000).all():
-                fill(canvas, seen[index] + offset, colour)
+                fill(canvas, seen[index] + offset, colours[index])
 
 
 def paint_puff(canvas: np.ndarray, point: np.ndarray, seconds: float, camera: Camera, light: Lighting) -> None:

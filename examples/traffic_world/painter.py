@@ -142,7 +142,9 @@ class Painter:
         x0, y0 = np.maximum(low, 0)
         x1, y1 = np.minimum(high, (self.camera.width, self.camera.height))
         owner = self.background.owner[y0:y1, x0:x1]
-        for number in np.unique(owner):
+        if not owner.any():
+            return
+        for number in np.flatnonzero(np.bincount(owner.ravel())):
             if number and self._hides(self.background.solids[number - 1], position):
                 region = owner == number
                 self.canvas[y0:y1, x0:x1][region] = self.ground[y0:y1, x0:x1][region]

@@ -194,18 +194,17 @@ def _gaps(course: Course, draft: Draft, first: int, second: int) -> np.ndarray:
 
 def _sound(course: Course, draft: Draft, *, apart_m: float) -> bool:
     """Nobody touches anybody who is not meant to; walkers keep a metre from vehicles."""
-    count = len(draft.vehicles)
-    outlines = [_outline(course, draft, index) for index in range(count)]
-    for first in range(count):
-        for second in range(first + 1, count):
-            if (first, second) == (0, 1) and course.impact is not None:
-                continue
-            if float(boxes.gap(outlines[first], outlines[second]).min()) < apart_m * (0.7 if second == 1 else 1.0):
-                return False
+    outlines = np.stack([_outline(course, draft, index) for index in range(len(draft.vehicles))])
+    first, second = np.triu_indices(len(outlines), k=1)
+    closest = boxes.gap(outlines[first], outlines[second]).min(-1)
+    meant = (first == 0) & (second == 1)  # the pair may come closer than others, or collide
+    limit = np.where(meant, -math.inf if course.impact is not None else 0.7 * apart_m, apart_m)
+    if (closest < limit).any():
+        return False
     time = np.arange(len(course.motions[0].speed)) * STEP_S
     for walker in draft.walkers:
         spot = boxes.corners(walker.at(time), np.zeros(len(time)), 0.6, 0.6)
-        if any(float(boxes.gap(outline, spot).min()) < 0.5 for outline in outlines):
+        if float(boxes.gap(outlines, np.broadcast_to(spot, outlines.shape)).min()) < 0.5:
             return False
     return True
 

@@ -141,7 +141,7 @@ def test_captions_say_camera_scene_vehicles_and_incident(scenes):
             for time_of_day in TIMES:
                 texts = captions(scene, seed, time_of_day, WEATHERS[seed % 3])
                 for family, text in texts.items():
-                    assert 40 <= len(text.split()) <= 100
+                    assert 40 <= len(text.split()) <= 90
                     assert "CCTV" in text or "camera" in text
                     assert places[layout] in text
                     for vehicle in scene.vehicles[:2]:

@@ -169,3 +169,10 @@ def _motion(vehicle: Vehicle, plan: Plan, distance: np.ndarray, speed: np.ndarra
     braking[0] = speed[0] < 0.2  # the first frame looks the same whatever follows
     sliding = (push < -6.4) & (speed > 0.5)
     return Motion(position=position, heading=heading, speed=speed, braking=braking, sliding=sliding)
+
+
+def interpolated(motion: Motion, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [T, 2], headings [T] and speeds [T]."""
+    steps = np.arange(len(motion.speed)) * STEP_S
+    position = np.stack([np.interp(times, steps, motion.position[:, axis]) for axis in (0, 1)], axis=-1)
+    return position, np.interp(times, steps, motion.heading), np.interp(times, steps, motion.speed)

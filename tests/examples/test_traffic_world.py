@@ -6,7 +6,8 @@ import pytest
 from examples.traffic_world import COLOURS, INCIDENTS, LAYOUTS, TIMES, WEATHERS, boxes, make_clip
 from examples.traffic_world.captions import captions
 from examples.traffic_world.dataset import clip_shards, render_clips, write_dataset
-from examples.traffic_world.scene import FAMILIES, Course, Scene, draw_scene
+from examples.traffic_world.drafts import FAMILIES
+from examples.traffic_world.scene import Course, Scene, draw_scene
 from tasks.manifest import read_manifest
 from tasks.scenario import ScenarioDefaults
 

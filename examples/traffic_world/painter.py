@@ -80,9 +80,10 @@ class Painter:
         self._darken(spot + 0.3 * np.stack([np.cos(angle), np.sin(angle)], axis=-1), 0.6, 1.6)
 
     def _darken(self, polygon: np.ndarray, factor: float, blur: float) -> None:
-        seen, depth = self.camera.project(flat(polygon, 0.02))
-        if depth.min() <= NEAR_M or not self._inside(seen):
+        seen = self.camera.project_polygon(flat(polygon, 0.02))
+        if len(seen) < 3 or not self._inside(seen):
             return
+        seen = np.clip(seen, -30000, 30000)
         x0, y0 = np.maximum(np.floor(seen.min(0)).astype(int) - 6, 0)
         x1, y1 = np.minimum(np.ceil(seen.max(0)).astype(int) + 7, (self.camera.width, self.camera.height))
         mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
@@ -100,9 +101,11 @@ class Painter:
         vertices = shape.vertices
         if any(pose.crushed):
             vertices = _crush(vertices, pose)
-        seen, depth = self.camera.project(vertices @ turn.T + origin)
-        if depth.min() <= NEAR_M or not self._inside(seen):
+        world = vertices @ turn.T + origin
+        seen, depth = self.camera.project(world)
+        if depth.max() <= NEAR_M or not self._inside(seen):
             return
+        cut = bool(depth.min() <= NEAR_M)
         normals = shape.normals @ turn.T
         eye = (self.camera.position - origin) @ turn
         facing = ((eye - shape.centres) * shape.normals).sum(1) > 0
@@ -110,9 +113,15 @@ class Painter:
         low, high = np.floor(seen.min(0)).astype(int) - 2, np.ceil(seen.max(0)).astype(int) + 3
         fixed = np.round(seen * (1 << SHIFT)).astype(np.int32)
         for index in shape.orders[int(eye[0] > 0)]:
-            if facing[index]:
-                start, count = shape.faces[index]
+            if not facing[index]:
+                continue
+            start, count = shape.faces[index]
+            if not cut:
                 cv2.fillConvexPoly(self.canvas, fixed[start : start + count], colours[index], cv2.LINE_AA, SHIFT)
+                continue
+            part = self.camera.project_polygon(world[start : start + count])
+            if len(part) > 2:
+                fill(self.canvas, np.clip(part, -30000, 30000), colours[index])
         self._restore(pose.position, low, high)
 
     def _face_colours(self, pose: Pose, materials: np.ndarray, normals: np.ndarray) -> list[list[float]]:
@@ -207,9 +216,11 @@ class Painter:
                 cone = np.array(
                     [(half + 0.2, -0.7), (half + reach, -spread), (half + reach, spread), (half + 0.2, 0.7)]
                 )
-                seen, depth = self.camera.project(flat(cone @ turn.T + pose.position))
-                if depth.min() > NEAR_M and self._inside(seen):
-                    fill(self.gain, seen * scale, np.array((1.0, 0.92, 0.72)) * strength * level)
+                seen = self.camera.project_polygon(flat(cone @ turn.T + pose.position))
+                if len(seen) > 2 and self._inside(seen):
+                    fill(
+                        self.gain, np.clip(seen * scale, -30000, 30000), np.array((1.0, 0.92, 0.72)) * strength * level
+                    )
             if hull is not None:
                 fill(self.gain, hull, (12, 12, 10))
         eye = (self.camera.position[:2] - pose.position) @ turn

@@ -64,7 +64,7 @@ def _kinds(rng: np.random.Generator, count: int) -> tuple[list[VehicleType], lis
     shares = np.array([VEHICLE_TYPES[name].share for name in names])
     kinds = [VEHICLE_TYPES[names[index]] for index in rng.choice(len(names), count, p=shares / shares.sum())]
     for index in (0, 1):
-        if kinds[index].length > 6 and rng.random() < 0.6:
+        if kinds[index].length > 6 and rng.random() < 0.85:
             kinds[index] = VEHICLE_TYPES["sedan"]
     taxis = [index for index, kind in enumerate(kinds) if kind.name == "taxi"]
     for index in taxis[1:]:

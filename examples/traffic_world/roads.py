@@ -116,7 +116,7 @@ def highway(rng: np.random.Generator) -> Place:
     _rail(place, -width - 4.6)
     for x in np.arange(-75, 90, rng.uniform(24, 32)):
         _lamp(place, x + rng.uniform(-2, 2), far + 1.2, (0.0, -1.0))
-        place.lamps.append((x, -width / 2))
+        place.lamps += [(x, -width * 0.3), (x, -width * 0.75), (x, far / 2)]
     for x in np.arange(-70, 90, 9):
         if rng.random() < 0.75:
             _tree(place, rng, x + rng.uniform(-3, 3), far + rng.uniform(7, 16), rng.uniform(0.9, 1.5))

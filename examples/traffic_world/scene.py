@@ -119,7 +119,28 @@ def _collision(draft: Draft, family: str, camera: Camera, seconds: float) -> Cou
     impact = crash((motions[0], motions[1]), kinds, step)
     if any(motion.speed[-10:].max() > 0.3 for motion in motions[:2]):
         return None
-    return Course(motions=motions, impact=impact)
+    ends, _ = camera.project(np.array([[*motion.position[-1], 0.5] for motion in motions[:2]]))
+    rest = ends / (camera.width, camera.height)
+    if not (0.04 <= rest).all() or not (rest <= 0.96).all():
+        return None
+    course = Course(motions=motions, impact=impact)
+    return None if _hidden(course, draft, camera) else course
+
+
+def _hidden(course: Course, draft: Draft, camera: Camera) -> bool:
+    """Whether a tall bystander stands between the camera and the crash in the second after the impact."""
+    assert course.impact is not None
+    eye, step = camera.position[:2], course.impact.step
+    steps = np.arange(step, min(step + round(1.0 / STEP_S), len(course.motions[0].speed)), 4)
+    ray = course.impact.point - eye
+    for vehicle, motion in zip(draft.vehicles[2:], course.motions[2:], strict=True):
+        offset = motion.position[steps] - eye
+        along = offset @ ray / (ray @ ray)
+        across = np.abs(offset @ np.array([-ray[1], ray[0]])) / np.linalg.norm(ray)
+        low = camera.position[2] * (1 - along) < vehicle.kind.height + 0.5  # the line of sight passes below its roof
+        if (low & (along < 0.97) & (across < vehicle.kind.length / 2 + 1.0) & (vehicle.kind.height > 2.1)).any():
+            return True
+    return False
 
 
 def _bystander(plan: Plan, motion: Motion, step: int, wreck: np.ndarray) -> Plan:

@@ -121,7 +121,7 @@ def _collision(draft: Draft, family: str, camera: Camera, seconds: float) -> Cou
         return None
     ends, _ = camera.project(np.array([[*motion.position[-1], 0.5] for motion in motions[:2]]))
     rest = ends / (camera.width, camera.height)
-    if not (0.04 <= rest).all() or not (rest <= 0.96).all():
+    if not (rest >= 0.04).all() or not (rest <= 0.96).all():
         return None
     course = Course(motions=motions, impact=impact)
     return None if _hidden(course, draft, camera) else course

@@ -1,5 +1,6 @@
-"""Every size of model as one frozen record of numbers: 2B, 14B, the trained tiny and the
-untrained micro, which tests use, differ in nothing else.
+"""Every size of model as one frozen record of numbers: 2B, 14B, tiny and micro differ in nothing else.
+
+`tiny` is trained and comes with Crossroads; `micro` is untrained, a double for tests.
 
 No torch here: flows and tasks read these records to validate scenarios before anything heavy is imported.
 Constants are those of the reference configurations (cosmos_predict2/configs/base/config_video2world.py).
@@ -84,6 +85,8 @@ class ModelArchitecture:
     text_length: int = 512
     """Tokens a prompt is padded or cut to."""
     checkpoint_suffix: str = ".pt"
+    made_by: str = ""
+    """Command that puts the model's files in place; published models have none and are downloaded."""
 
     def checkpoint_name(self, resolution: str, fps: int) -> str:
         """File name of one variant, e.g. `model-720p-16fps.pt`."""
@@ -131,6 +134,7 @@ MODELS: dict[str, ModelArchitecture] = {
         text_encoder="crossroads/tiny/text_encoder",
         text_length=128,
         checkpoint_suffix=".safetensors",
+        made_by="crossroads tiny",
     ),
     "micro": ModelArchitecture(
         name="micro",
@@ -148,6 +152,7 @@ MODELS: dict[str, ModelArchitecture] = {
         text_encoder="crossroads/micro/text_encoder",
         text_length=128,
         checkpoint_suffix=".safetensors",
+        made_by="python -m cosmos_core.micro ROOT",
     ),
 }
 

@@ -162,7 +162,7 @@ PLACE = "|".join((*PLACES.values(), r"lanes?"))
 AFTERMATH = (
     r"comes?\s+to\s+(?:a\s+)?(?:rest|halt|stop|standstill)|halts?|stops?\b(?!\s+suddenly)|block(?:s|ing)?|debris|crumpl\w+|spin(?:s|ning)?"
     r"|damage\w*|dent\w*|queue\w*|pull(?:s|ed)?\s+(?:over|to|onto)|hazard\s+(?:lights|flashers)|flows?\s+on"
-    r"|continues?|drives?\s+(?:on|away|off)|pushed|resumes?|remains?|slows?\s+down|disperse\w*|clears?|avoid\w*"
+    r"|continues?|drives?\s+(?:on|away|off)|pushed|resumes?|remains?|slows?\s+down|disperse\w*|clears|avoid\w*"
     r"|builds?\s+up|backs?\s+up|smoke|leak\w*|lies?|lands?"
 )
 

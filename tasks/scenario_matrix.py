@@ -10,6 +10,7 @@ The file says nothing of the number of scenarios; `matrix_expansion` counts and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -108,8 +109,8 @@ class ScenarioMatrix(_Part):
     def _values_exist(self) -> Self:
         for axis in AXES:
             values = self.axes.values(axis)
-            if twice := next((value for value in values if values.count(value) > 1), None):
-                raise ValueError(f"each value of {axis} once, not {twice} twice")
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
+                raise ValueError(f"each value of {axis} once, not {twice[0]} twice")
         overrides = [(f"set.{number}.when", item.when) for number, item in enumerate(self.set)]
         rules_ = [
             (f"{kind}.{n}", rule) for kind in ("include", "exclude") for n, rule in enumerate(getattr(self, kind))

@@ -123,7 +123,7 @@ def test_every_rule_has_a_prompt_that_breaks_it():
         (GOOD.replace("brakes", "dodges a seat on a narrow road by a ford"), {}),
         (GOOD.replace("an urban street", "a side street. Urban Road traffic is light"), {}),
         (GOOD.replace("SUV runs into its rear", "SUV’s front hits its rear"), {}),
-        ("A static traffic CCTV camera captures cars that cross a dry intersection in turn.", {"incident_type": "none"}),
+        ("A static traffic camera captures cars that cross a dry junction in turn.", {"incident_type": "none"}),
     ],
 )  # fmt: skip
 def test_what_only_comes_near_is_left_alone(linter, prompt, labels):

@@ -71,7 +71,7 @@ def load_lint_words(path: Path) -> LintWords:
         streets=_streets(content.street_endings),
         style=re.compile(_union(content.style), re.IGNORECASE),
         cuts=re.compile(_union(content.cuts), re.IGNORECASE),
-        overlays=re.compile(_union(content.overlays), re.IGNORECASE),
+        overlays=re.compile(rf"{_union(content.overlays)}|\b\d{{1,2}}:\d{{2}}:\d{{2}}\b", re.IGNORECASE),
         intent=re.compile(_union(content.intent), re.IGNORECASE),
     )
 
@@ -91,4 +91,5 @@ def _streets(endings: tuple[str, ...]) -> re.Pattern[str]:
     # Capitals alone make the name: "Main Street" is one, "A busy street" and "an urban street" are not.
     return re.compile(
         rf"\b(?:{proper}\s+){{1,3}}(?:{ending})\b\.?|\b(?:Route|Interstate|Highway|US|SR|I|M|A)[\s-]\d{{1,3}}\b|\bI-\d{{1,3}}\b"
+        r"|\b[AM]\d{1,3}\b|\b(?:in|near|at|of|outside|from|to)\s+(?:downtown\s+)?[A-Z][a-z]{2,}\b"
     )

@@ -1,8 +1,8 @@
 """Whether a rewritten prompt still tells the same: what the source says is kept, and nothing of weight is added.
 
 Vehicles, colours, numbers, directions, places, times, weather and kinds of incident are compared as sets of meanings
-(`traffic_words`), and each colour stays with its vehicle. This finds a swapped colour or a new car; it does not
-understand who hits whom.
+(`traffic_words`), each colour stays with its vehicle, and the vehicles come up in the same order. This finds a swapped
+colour, a new car and most swapped roles; it does not understand who hits whom.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _FACTS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("colour", words.COLOURS),
     ("direction", words.DIRECTIONS),
     ("incident", words.INCIDENTS),
+    ("hazard", words.HAZARDS),
 )
 _SETTING = (("time of day", "time_of_day", words.TIME_OF_DAY), ("weather", "weather", words.WEATHER))
 # What a form finding about a person or a length says is looked at elsewhere here, or means nothing in a rewriting.
@@ -31,9 +32,10 @@ _IGNORED_RULES = frozenset({"person-unexpected", "label-missing", "too-long", "t
 _VEHICLE = "|".join((*words.VEHICLES.values(), r"vehicles?|cars?"))
 _ONE_VEHICLE = re.compile(rf"\b(?:an?|another|one)\s+(?:(?!and\b)[\w-]+\s+){{0,3}}?(?:{_VEHICLE})\b", re.IGNORECASE)
 _COUNTED = re.compile(rf"\b(two|both|three|four|five)\s+(?:[\w-]+\s+){{0,2}}?(?:{_VEHICLE})\b", re.IGNORECASE)
+_OF_THE_ROAD = re.compile(r"\b\w+[\s-](?:lanes?|way|arm|storey|lines?|rows?|sides|directions)\b", re.IGNORECASE)
 _COUNTS = {"two": 2, "both": 2, "three": 3, "four": 4, "five": 5}
 _SEVERAL = re.compile(
-    r"\b(?:several|multiple|many|other|some|more)\b"
+    rf"\b(?:several|multiple|many|other|some|more)\s+(?:[\w-]+\s+){{0,2}}?(?:{_VEHICLE})\b"
     r"|(?<!both )(?<!two )(?<!three )(?<!four )(?<!five )(?<!all )\b(?:vehicles|cars)\b",
     re.IGNORECASE,
 )
@@ -75,6 +77,8 @@ def _changed_meanings(text: str, source: str, known: str) -> Iterator[str]:
         before, after = words.meanings(source, vocabulary), words.meanings(text, vocabulary)
         for meaning in sorted(before - after):
             yield f"it lost the {kind} {meaning!r}"
+        if vocabulary is words.COLOURS:
+            continue  # lane markings and skies have colours too; what a vehicle's colour is, the pairs say
         for meaning in sorted(after - before - words.meanings(known, vocabulary)):
             yield f"it added the {kind} {meaning!r}"
     for place in sorted(words.meanings(source, words.PLACES) - words.meanings(text, words.PLACES)):
@@ -85,6 +89,9 @@ def _changed_meanings(text: str, source: str, known: str) -> Iterator[str]:
     for colour, vehicle in sorted(words.coloured_vehicles(text) - pairs - words.coloured_vehicles(known)):
         if not any(colour == other and "vehicle" in (same, vehicle) for other, same in pairs):
             yield f"it added a {colour} {vehicle}"
+    told, retold = ([pair for pair in words.colour_order(each) if pair in pairs] for each in (source, text))
+    if set(told) == set(retold) and told != retold:
+        yield f"it tells of the {' '.join(retold[0])} first, the caption of the {' '.join(told[0])}"
     if words.says(text, words.COLLISION) != words.says(source, words.COLLISION):
         yield "it added a collision" if words.says(text, words.COLLISION) else "it lost the collision"
     new_persons = words.person_words(text) - words.person_words(f"{source} {known}")
@@ -114,7 +121,7 @@ def _changed_counts(text: str, source: str) -> Iterator[str]:
     pair = {"2"} if num_before >= 2 else set()
     for number in sorted(before - after - pair):
         yield f"it lost the number {number}"
-    for number in sorted(after - before - pair):
+    for number in sorted(words.meanings(_OF_THE_ROAD.sub("", text), words.NUMBERS) - before - pair):
         yield f"it added the number {number}"
     if not _SEVERAL.search(source):
         most = max([num_before, 1, *(_COUNTS[count.lower()] for count in _COUNTED.findall(source))])

@@ -17,6 +17,7 @@ __all__ = [
     "COLOURS",
     "DIRECTIONS",
     "EVENT",
+    "HAZARDS",
     "INCIDENTS",
     "NUMBERS",
     "OTHER_CAMERA",
@@ -27,6 +28,7 @@ __all__ = [
     "TIME_OF_DAY",
     "VEHICLES",
     "WEATHER",
+    "colour_order",
     "coloured_vehicles",
     "find_word",
     "meanings",
@@ -44,7 +46,8 @@ STATIC_CAMERA = re.compile(
 )
 OTHER_CAMERA = re.compile(
     r"\b(?:dash\s?-?cam\w*|body\s?-?cam\w*|hand-?held|drone\s+(?:camera|footage|shot|view)|aerial\s+(?:camera|footage|shot"
-    r"|view)|(?:moving|panning|tracking|orbiting|shaky)\s+(?:camera|shot)|first-person|camera\s+(?:pans?|zooms?|follows?"
+    r"|view)|(?:moving|panning|tracking|orbiting|shaky)\s+(?:camera|shot)|first-person|helicopter\s+(?:camera|footage|shot|view)"
+    r"|bird'?s-eye|go-?pro|passenger\s+seat|(?:smart|mobile\s+)?phone\s+(?:camera|footage)|on\s+a\s+(?:smart)?phone|camera\s+(?:pans?|zooms?|follows?"
     r"|tracks?|tilts?|moves?|orbits?|flies|rotates?))\b",
     re.IGNORECASE,
 )
@@ -143,7 +146,7 @@ EVENT = (
     + r"|swerv\w+|brak(?:es|ed|ing)|skid\w*|veer\w*|spins?|loses?\s+(?:control|grip)|near-?\s?miss\w*|stall\w*"
     r"|breaks?\s+down|stops?\s+suddenly|runs?\s+(?:a|the)\s+red|without\s+yielding|cut(?:s|ting)\s+(?:across|in|off)"
     r"|cross(?:es|ing)?|pass(?:es|ing)?|flows?|driv(?:es|ing)|travel\w*|navigat\w*|mov(?:es?|ing)|turn(?:s|ing)|enter(?:s|ing)"
-    r"|drift\w*|leaves?\s+the\s+lane|merg\w+|approach\w*|slow(?:s|ing)"
+    r"|drift\w*|slid\w+|revers(?:es|ed|ing)|overtak\w+|rid(?:es|ing)|rolls?|leaves?\s+the\s+lane|merg\w+|approach\w*|slow(?:s|ing)"
 )
 """What happens: a collision, something short of one, or traffic that simply moves."""
 PLACES = {
@@ -160,11 +163,21 @@ PLACES = {
 }
 PLACE = "|".join((*PLACES.values(), r"lanes?"))
 AFTERMATH = (
-    r"comes?\s+to\s+(?:a\s+)?(?:rest|halt|stop|standstill)|halts?|stops?\b(?!\s+suddenly)|block(?:s|ing)?|debris|crumpl\w+|spin(?:s|ning)?"
+    r"comes?\s+to\s+(?:a\s+)?(?:rest|halt|stop|standstill)|halts?|stops?\b(?!\s+suddenly)|block(?:s|ed|ing)?|debris|crumpl\w+|spin(?:s|ning)?"
     r"|damage\w*|dent\w*|queue\w*|pull(?:s|ed)?\s+(?:over|to|onto)|hazard\s+(?:lights|flashers)|flows?\s+on"
     r"|continues?|drives?\s+(?:on|away|off)|pushed|resumes?|remains?|slows?\s+down|disperse\w*|clears|avoid\w*"
     r"|builds?\s+up|backs?\s+up|smoke|leak\w*|lies?|lands?"
 )
+
+HAZARDS = {
+    "fire": r"fires?|flames?|burns?|burning|ablaze|ignit\w+",
+    "explosion": r"explo\w+|blasts?|fireballs?",
+    "animal": r"animals?|dogs?|cats?|deer|cows?|horses?|birds?",
+    "spill": r"spill\w*|leak\w*|oil|cargo|load",
+    "flood": r"flood\w*|aquaplan\w*|hydroplan\w*",
+    "ice": r"ice|icy",
+}
+"""What would be another incident if it were added."""
 
 PERSONS = (
     r"pedestrians?|people|persons?|man|men|woman|women|child(?:ren)?|kids?|boys?|girls?|drivers?|passengers?|cyclists?"
@@ -201,6 +214,17 @@ def coloured_vehicles(text: str) -> set[tuple[str, str]]:
         if between:
             found |= {(colour, vehicle) for vehicle in _first_vehicle(between[0])}
     return found
+
+
+def colour_order(text: str) -> list[tuple[str, str]]:
+    """The coloured vehicles of a text in the order in which they come up first."""
+    starts: dict[tuple[str, str], int] = {}
+    for colour, pattern in COLOURS.items():
+        for match in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
+            for pair in coloured_vehicles(text[match.start() : match.end() + 60]):
+                if pair[0] == colour:
+                    starts[pair] = min(match.start(), starts.get(pair, match.start()))
+    return sorted(starts, key=starts.__getitem__)
 
 
 def person_words(text: str) -> set[str]:

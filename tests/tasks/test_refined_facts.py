@@ -43,6 +43,13 @@ def test_a_faithful_rewriting_passes(tools):
     assert broken_facts(SOURCE, SOURCE, {}, **tools) == ()
 
 
+def test_what_the_picture_shows_of_the_road_may_be_told(tools):
+    seen = FAITHFUL.replace(
+        "painted crosswalks", "white lane markings, three lanes, a two-way side road and a grey sky"
+    )
+    assert broken_facts(seen, SOURCE, {}, **tools) == ()
+
+
 def test_labels_may_be_told(tools):
     rainy = FAITHFUL.replace("at night", "at night in heavy rain")
     assert broken_facts(rainy, SOURCE, {"weather": "heavy_rain"}, **tools) == ()
@@ -54,7 +61,7 @@ def test_labels_may_be_told(tools):
     ("old", "new", "problem"),
     [
         ("red sedan", "blue sedan", "it lost the colour 'red'"),
-        ("red sedan", "blue sedan", "it added the colour 'blue'"),
+        ("red sedan", "blue sedan", "it added a blue sedan"),
         ("sedan", "pickup truck", "it lost the vehicle 'sedan'"),
         ("A red sedan enters", "A white sedan and a red SUV enter", "it added a red suv"),
         ("a white SUV proceeds", "a white SUV and a bus proceed", "it added the vehicle 'bus'"),
@@ -71,6 +78,14 @@ def test_labels_may_be_told(tools):
         ("The red sedan spins once.", "The driver is thrown out.", "it added a person (driver)"),
         ("The red sedan spins once.", "Another vehicle hits a third one.", "it tells of 3 vehicles instead of 2"),
         ("The red sedan spins once.", "Blood is on the road.", "graphic_gore"),
+        ("The red sedan spins once.", "The red sedan catches fire.", "it added the hazard 'fire'"),
+        ("The red sedan spins once.", "A dog crosses.", "it added the hazard 'animal'"),
+        ("The red sedan spins once.", "A second sedan stops.", "it tells of 3 vehicles instead of 2"),
+        (
+            "A red sedan",
+            "A white SUV waits as a red sedan",
+            "it tells of the white suv first, the caption of the red sedan",
+        ),
         ("red sedan", "red Toyota sedan", "(brand)"),
         ("intersection at night", "intersection on Main Street at night", "(street-name)"),
         ("The red sedan spins once.", "The camera zooms in.", "(camera-moving)"),

@@ -112,6 +112,25 @@ def test_a_frame_of_noise_is_made_small_enough(refiner_of, server, tmp_path, fra
     assert 0 < len(base64.b64decode(data)) <= 16 << 10
 
 
+def test_faces_are_covered_before_the_picture_leaves(refiner_of, server, tmp_path):
+    import cv2
+    from skimage.data import astronaut
+
+    def faces(pixels):
+        cascade = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_alt2.xml")
+        return len(cascade.detectMultiScale(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 1.1, 3))
+
+    Image.fromarray(astronaut()).save(tmp_path / "face.png")
+    assert faces(astronaut()) == 1
+    server.replies = [completion(GOOD)]
+    frame = InputFile(path=tmp_path / "face.png", sha256=sha256_file(tmp_path / "face.png"))
+    refiner_of(server, tmp_path).refine(PROMPT, LABELS, frame)
+    data = server.requests[0]["messages"][1]["content"][0]["image_url"]["url"].partition(",")[2]
+    sent = np.array(Image.open(io.BytesIO(base64.b64decode(data))))
+    assert sent.shape == (512, 512, 3)
+    assert faces(sent) == 0
+
+
 def test_without_a_frame_text_alone_is_sent(refiner_of, server, tmp_path, frame):
     server.replies = [completion(GOOD)]
     refiner_of(server, tmp_path, send_frame=False).refine(PROMPT, LABELS, frame)

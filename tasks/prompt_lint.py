@@ -97,6 +97,8 @@ RULES: Mapping[str, Rule] = {
 
 MIN_WORDS, MAX_WORDS = 8, 160
 _MAX_EXCERPT = 60
+_FIRST_CHARS = 2_000
+"""Where a camera that comes late is looked for; the time of that search grows with the square of the length."""
 _MARKUP = re.compile(r"\*\*|__|^\s*[#>-]\s|`|https?://|<[^>]+>|\[[^\]]*\]\(|[{}|~^]", re.MULTILINE)
 _PLAIN_MARKS = frozenset("‘’“”–—…°éüöäçñ")
 
@@ -150,7 +152,7 @@ def _form(text: str, labels: Mapping[str, str]) -> Iterator[Finding]:
     if moving := words.OTHER_CAMERA.search(text):
         yield _finding("camera-moving", moving[0])
     elif not words.STATIC_CAMERA.match(text):
-        named = re.search(rf"\b(?:{words.STATIC_CAMERA.pattern})", text, re.IGNORECASE)
+        named = re.search(rf"\b(?:{words.STATIC_CAMERA.pattern})", text[:_FIRST_CHARS], re.IGNORECASE)
         late = named is not None and named.start() > 0
         yield _finding("camera-late", named[0]) if late and named else _finding("camera-missing", text)
     if not words.says(text, words.PLACE):

@@ -191,6 +191,9 @@ APPEARANCE = (
     r"|faces?\s+(?:is|are)?\s*visible|facial\s+\w+|ethnicity|expression\s+of"
 )
 
+_NEXT_WORDS = re.compile(r"(?:[\s-]+[\w-]+){1,3}")
+_REACH_CHARS = 48
+
 
 def find_word(text: str, pattern: str) -> re.Match[str] | None:
     """The first place where a pattern stands as whole words, in any case."""
@@ -208,23 +211,22 @@ def meanings(text: str, vocabulary: Mapping[str, str]) -> set[str]:
 
 def coloured_vehicles(text: str) -> set[tuple[str, str]]:
     """Each (colour, vehicle) of a text: the colour stands before its vehicle, with at most two words between."""
-    found = set()
-    for colour, start in _places(text, COLOURS):
-        between = re.match(r"(?:[\s-]+[\w-]+){1,3}", text[start:])
-        if between:
-            found |= {(colour, vehicle) for vehicle in _first_vehicle(between[0])}
-    return found
+    return {(colour, vehicle) for _, colour, vehicle in _coloured(text)}
 
 
 def colour_order(text: str) -> list[tuple[str, str]]:
     """The coloured vehicles of a text in the order in which they come up first."""
-    starts: dict[tuple[str, str], int] = {}
+    return list(dict.fromkeys((colour, vehicle) for _, colour, vehicle in sorted(_coloured(text))))
+
+
+def _coloured(text: str) -> Iterator[tuple[int, str, str]]:
+    """Each place of a colour with its vehicle."""
     for colour, pattern in COLOURS.items():
         for match in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
-            for pair in coloured_vehicles(text[match.start() : match.end() + 60]):
-                if pair[0] == colour:
-                    starts[pair] = min(match.start(), starts.get(pair, match.start()))
-    return sorted(starts, key=starts.__getitem__)
+            # Few words and few characters: a text of nothing but colours must not take a second.
+            between = _NEXT_WORDS.match(text, match.end(), match.end() + _REACH_CHARS)
+            if between and (vehicle := _first_vehicle(between[0])):
+                yield match.start(), colour, vehicle
 
 
 def person_words(text: str) -> set[str]:
@@ -234,17 +236,11 @@ def person_words(text: str) -> set[str]:
     return {plurals.get(word, word.removesuffix("s")) for word in found}
 
 
-def _first_vehicle(text: str) -> set[str]:
+def _first_vehicle(text: str) -> str | None:
     """The vehicle that a few words name first, before another colour does."""
-    places = [(match.start(), name) for name, p in VEHICLES.items() if (match := find_word(text, p))]
+    places = [(match.start(), name) for name, pattern in VEHICLES.items() if (match := find_word(text, pattern))]
     if (generic := find_word(text, ANY_VEHICLE)) is not None:
         places.append((generic.start(), "vehicle"))
-    colours = [match.start() for p in COLOURS.values() if (match := find_word(text, p))]
+    colours = [match.start() for pattern in COLOURS.values() if (match := find_word(text, pattern))]
     first = min(places, default=None)
-    return {first[1]} if first and first[0] < min(colours, default=len(text)) else set()
-
-
-def _places(text: str, vocabulary: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-    for meaning, pattern in vocabulary.items():
-        for match in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
-            yield meaning, match.end()
+    return first[1] if first and first[0] < min(colours, default=len(text)) else None

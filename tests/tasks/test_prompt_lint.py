@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,13 @@ def test_every_rule_has_a_prompt_that_breaks_it():
 )  # fmt: skip
 def test_what_only_comes_near_is_left_alone(linter, prompt, labels):
     assert linter.lint(prompt, labels) == ()
+
+
+@pytest.mark.parametrize("word", ["red-", "red ", "static ", "static, traffic ", "x-", "a car ", "<"])
+def test_a_hostile_prompt_takes_seconds_at_most(linter, word):
+    started = time.monotonic()
+    linter.lint((word * 20_000)[:20_000], ACTORS)
+    assert time.monotonic() - started < 10  # a tenth of a second on an idle machine
 
 
 def test_errors_stand_before_warnings(linter):

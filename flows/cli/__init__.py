@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, checkpoint, manifest, registry, server
+from flows.cli import adapter, checkpoint, manifest, prompts, registry, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -27,7 +27,8 @@ app.command()(generating.tiny)
 app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are, and which files are needed.")
-app.add_typer(manifest.app, name="manifest", help="Check, show and convert scenario manifests.")
+app.add_typer(manifest.app, name="manifest", help="Check, show, convert and expand scenario manifests.")
+app.add_typer(prompts.app, name="prompts", help="Build prompts from labels and lint those of a manifest.")
 app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")
 
 # typer carries its own copy of click in some releases, so the class is found through typer's own name for a part of it.

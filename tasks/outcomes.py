@@ -60,6 +60,9 @@ def finished_row(run: Run, job: Job) -> dict[str, Any] | None:
     record = read_record(run.store, job.scenario.scenario_id)
     if record is None or record.job_id != job.job_id or not record.status.is_final:
         return None
+    if record.status is Status.QUARANTINED and record.output is None:
+        # A check gave no answer, so nothing was generated: ask again.
+        return None
     if record.output is not None and run.store.size(record.output.video) != record.output.num_bytes:
         return None
     # What does not touch the pixels (labels, output name, row) follows the manifest of today.

@@ -164,7 +164,7 @@ def _look(
     """The checks of frames; they come back redacted, or as the very same array if nothing had to be covered."""
     sanity = check_frames(frames, policy.sanity, stage=stage)
     content = guards.check_content(frames, stage=stage, policy=policy, frames_path=frames_path)
-    redacted, redaction = check_redaction(frames, policy.redaction, stage=stage, detector=guards.face_detector())
+    redacted, redaction = check_redaction(frames, policy.redaction, stage=stage, face_detector=guards.face_detector())
     return redacted, [sanity, redaction, content]
 
 

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from cosmos_core.errors import BadConfig, CheckpointMissing
 from cosmos_core.guard_protocol import GuardSpec
 from tasks.chat_endpoint import ChatClient
+from tasks.detectors import Box, Kind
 from tasks.frame_sanity import Frames, content_unavailable
 from tasks.guard_checks import check_by_classifier, check_by_endpoint, check_by_model, check_by_seeing_model
 from tasks.guard_client import GuardClient
@@ -21,8 +21,6 @@ from tasks.policy import Policy
 from tasks.verdicts import CheckUnavailable, Stage, Verdict
 
 __all__ = ["Guards", "RetinaFaces"]
-
-Box = tuple[int, int, int, int]
 
 _CONTENT_STAGES: tuple[Stage, ...] = ("input", "video")
 _TEXT_STAGES: tuple[Stage, ...] = ("prompt", "refined_prompt", "negative_prompt")
@@ -158,7 +156,7 @@ class RetinaFaces:
 
     def __init__(self, client: GuardClient) -> None:
         self._client = client
-        self.kind: Literal["face"] = "face"
+        self.kind: Kind = "face"
         self.name = "retinaface-resnet50"
         self.sha256 = ""
         """Of the weights; known from the first search on."""
@@ -166,10 +164,6 @@ class RetinaFaces:
     def enlargement(self, height: int, width: int) -> float:
         """Frames are searched at their own size."""
         return 1.0
-
-    def detect(self, frame: Frames) -> list[Box]:
-        """Boxes in a frame [H, W, 3], sorted."""
-        return self.detect_many(frame[None])[0]
 
     def detect_many(self, frames: Frames) -> list[list[Box]]:
         """Boxes in each of some frames [T, H, W, 3], clipped to the frame, sorted; one request for all of them.

@@ -61,7 +61,7 @@ def save_classifier(folder: Path, *, prefers: str | None = None) -> tuple[Path, 
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
     text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "vocab_size": 32, "max_position_embeddings": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+            "vocab_size": 32, "max_position_embeddings": 8}  # fmt: skip
     encoder = folder / "siglip"
     SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(encoder)
     head = SafetyHead(16)

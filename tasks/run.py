@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cosmos_core.hashing import sha256_json
 from cosmos_core.version import CORE_VERSION
+from tasks.audit import AuditLog
 from tasks.config import RunConfig, find_config_file
 from tasks.guards import Guards
 from tasks.job import Job
@@ -47,6 +48,7 @@ class Run:
         self.config = config
         self.manifest = manifest
         self.store = store
+        self.audit = AuditLog(store)
         self.lanes = lanes
         self.guards = guards
         self.progress = progress

@@ -19,6 +19,7 @@ from cosmos_core.hashing import sha256_file
 from cosmos_core.protocol import AdapterStrength, GenerateVideo, Loading
 from cosmos_core.protocol import Progress as StepEvent
 from cosmos_core.video_file import probe_input
+from tasks.audit import decision_entries
 from tasks.checking import CheckedClip, check_clip, check_conditioning, check_prompts
 from tasks.generation import GeneratedClip, finished_clip, forget_clip, keep_clip
 from tasks.job import FetchedInput, Job
@@ -195,6 +196,16 @@ def publish(
     run.progress.stage(scenario_id, "publish")
     decision = checked.decision if checked else job.decision
     status = _status(decision)
+    # Logged before anything is shown; a retry of this task finds that it was.
+    entries = decision_entries(
+        decision,
+        run_id=run.run_id,
+        scenario_id=scenario_id,
+        job_id=job.job_id,
+        input_sha256=job.input.sha256,
+        video_sha256=checked.facts.sha256 if checked else None,
+    )
+    mark = run.audit.append(entries, once=f"{scenario_id}/{job.job_id}")
     # The old record goes first: while a video is being replaced nothing may vouch for it.
     run.store.remove(record_name(scenario_id))
     assert checked or status is not Status.PUBLISHED, "only a clip that was checked can be published"
@@ -209,6 +220,7 @@ def publish(
         _reason(decision),
         job=job,
         decision=decision,
+        audit=mark,
         output=output,
         clip=clip,
         timings_s=timings | {"publish": time.monotonic() - started},

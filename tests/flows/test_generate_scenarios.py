@@ -90,11 +90,19 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert record["proof"]["adapter_norms"]["collision"]["mean"] > 0
     statuses = {verdict["check"]: verdict["status"] for verdict in record["decision"]["verdicts"]}
     assert statuses["video.content"] == "unavailable"
+    assert (statuses["input.sanity"], statuses["input.redaction"]) == ("pass", "pass")
     assert workspace.record("forbidden")["status"] == "blocked"
+
+    # Every decision is in the log, the refused one as well, and nobody has touched it.
+    verified = workspace.run("audit", "verify", "out")
+    assert verified.returncode == 0, verified.stdout
+    assert "in 3 files, 4 scenarios: whole" in verified.stdout
+    shown = workspace.run("audit", "show", "out", "--scenario", "forbidden", "--kind", "decision")
+    assert "block" in shown.stdout
 
     # The run page shows it: tasks that carry the scenario's id, a progress bar, a table.
     run, tasks, artifacts = asyncio.run(_read_run(prefect_server, str(manifest)))
-    wanted = {f"{stage} {name}" for stage in ("fetch", "refine", "generate", "check", "publish")
+    wanted = {f"{stage} {name}" for stage in ("fetch", "refine", "check input", "generate", "check", "publish")
               for name in ("first", "with-adapter")}  # fmt: skip
 
     def recorded() -> bool:
@@ -215,6 +223,7 @@ def test_inputs_and_results_on_s3(workspace: Workspace, bucket: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.split("/", 2)[2] for path in filesystem.find(f"{bucket}/out")}
     assert names == {
+        "audit/000000001.parquet",
         "index.html",
         "results.parquet",
         "records/remote.json",

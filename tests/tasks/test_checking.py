@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,20 @@ def test_a_policy_that_is_off_looks_at_nothing_and_says_so(tmp_path):
         policy=off, guards=Guards(), earlier=checked.decision, fps=10, crf=23,
     )  # fmt: skip
     assert (clip.decision.action, clip.decision.enforced, clip.decision.policy_id) == ("allow", False, "off")
+
+
+def test_scenarios_that_are_checked_at_the_same_moment_all_find_the_cascade():
+    program = """
+import threading
+from tasks.detectors import FaceSearch, HaarFaceDetector
+start, found = threading.Barrier(6), []
+def look():
+    start.wait()
+    found.append(HaarFaceDetector(FaceSearch()).name)
+threads = [threading.Thread(target=look) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(len(found))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "6", done.stderr

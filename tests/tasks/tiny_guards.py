@@ -57,6 +57,7 @@ def save_text_guard(folder: Path, says: list[str], *, family: str = "llama", tem
 
 def save_classifier(folder: Path, *, prefers: str | None = None) -> tuple[Path, Path]:
     """Head and encoder in the layout of Cosmos-Guardrail1; `prefers` makes one class win on every frame."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip

@@ -18,6 +18,7 @@ from tasks.guard_answers import AnswerForm
 
 __all__ = ["ContentGuard", "EndpointFrames", "EndpointGuard", "FaceGuard", "GuardConfig", "ModelGuard", "TextGuard"]
 
+_SIGLIP = "siglip-so400m-patch14-384"
 _GUARDRAIL = Path("checkpoints/nvidia/Cosmos-Guardrail1")
 
 
@@ -71,15 +72,25 @@ class ContentGuard(_Config):
 
     kind: Literal["siglip"]
     head: Path = _GUARDRAIL / "video_content_safety_filter" / "safety_filter.pt"
-    encoder: Path = Path("checkpoints/google/siglip-so400m-patch14-384")
+    encoder: Path | None = None
+    """Folder of the SigLIP model; default `checkpoints/google/siglip-so400m-patch14-384`, or where the reference's
+    loader keeps it, as a cache of the hub beside the head."""
     device: str = "cpu"
     batch_size: int = Field(default=16, ge=1)
 
     def spec(self) -> FrameClassifierSpec:
         """What the process is started with."""
         return FrameClassifierSpec(
-            head=str(self.head), encoder=str(self.encoder), device=self.device, batch_size=self.batch_size
+            head=str(self.head), encoder=str(self.encoder_folder()), device=self.device, batch_size=self.batch_size
         )
+
+    def encoder_folder(self) -> Path:
+        """Where the encoder lies, or should."""
+        usual = Path("checkpoints/google") / _SIGLIP
+        if self.encoder is not None or usual.is_dir():
+            return self.encoder or usual
+        snapshots = sorted((self.head.parent / f"models--google--{_SIGLIP}" / "snapshots").glob("*/config.json"))
+        return snapshots[0].parent if len(snapshots) == 1 else usual
 
 
 class FaceGuard(_Config):

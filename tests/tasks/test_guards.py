@@ -15,7 +15,7 @@ from cosmos_core.guard_protocol import TextGuardSpec
 from tasks.checking import check_prompts
 from tasks.config import parse_config
 from tasks.guard_client import GuardClient
-from tasks.guard_config import GuardConfig
+from tasks.guard_config import ContentGuard, GuardConfig
 from tasks.guards import Guards
 from tasks.lexicon import load_lexicon
 from tasks.policy import load_policy
@@ -271,6 +271,20 @@ def test_a_policy_and_a_configuration_that_do_not_fit_are_refused(tmp_path):
         Guards().require_use(policy)
     Guards(GuardConfig.model_validate({"text": {"text.guard_model": local(tmp_path)}})).require_use(policy)
     Guards().require_use(POLICY)
+
+
+def test_the_encoder_is_found_where_the_references_loader_keeps_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guard = ContentGuard(kind="siglip")
+    usual = Path("checkpoints/google/siglip-so400m-patch14-384")
+    assert guard.encoder_folder() == usual
+    cached = guard.head.parent / "models--google--siglip-so400m-patch14-384/snapshots/9fdffc58"
+    cached.mkdir(parents=True)
+    (cached / "config.json").touch()
+    assert guard.encoder_folder() == cached
+    usual.mkdir(parents=True)
+    assert guard.encoder_folder() == usual
+    assert guard.model_copy(update={"encoder": Path("own")}).encoder_folder() == Path("own")
 
 
 def test_guards_are_part_of_a_runs_configuration():

@@ -39,6 +39,7 @@ def _plain_address(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("an address such as http://127.0.0.1:8000/v1")
+    _ = parts.port  # raises if it is none
     if parts.username or parts.password:
         raise ValueError("an address without credentials; name the variable that holds the key in api_key_env")
     return value.rstrip("/")
@@ -158,7 +159,7 @@ class ChatClient:
                 content = _bounded(response, deadline)
         except httpx.TimeoutException as error:
             raise _MayPass(f"no answer within {self.endpoint.timeout_s:g} s") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _MayPass(f"the connection failed ({type(error).__name__})") from error
         if response.status_code in _RETRIED or response.status_code >= 500:
             raise _MayPass(f"HTTP {response.status_code}", _asked_pause(response))

@@ -77,6 +77,7 @@ def test_no_key_is_sent_unless_one_is_named(server, monkeypatch):
         Reply(b'{"choices": [{"message": {"content": ["parts"]}}]}'),
         Reply(b"", status=200),
         Reply(b'{"choices": [{"mess', cut=True),
+        Reply(b"not gzip", headers={"Content-Encoding": "gzip"}),
     ],
 )
 def test_what_may_pass_is_tried_again(server, client, pauses, trouble):
@@ -172,7 +173,16 @@ def test_a_named_key_must_be_there(monkeypatch, value):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://host/v1", "http://user:pass@host/v1", "http://host/v1?key=1", "http:///v1"]
+    "url",
+    [
+        "",
+        "127.0.0.1:8000",
+        "ftp://host/v1",
+        "http://user:pass@host/v1",
+        "http://host/v1?key=1",
+        "http:///v1",
+        "http://h:99999",
+    ],
 )
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(ValidationError):

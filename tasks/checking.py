@@ -163,8 +163,13 @@ def _look(
 ) -> tuple[Frames, list[Verdict]]:
     """The checks of frames; they come back redacted, or as the very same array if nothing had to be covered."""
     sanity = check_frames(frames, policy.sanity, stage=stage)
-    content = guards.check_content(frames, stage=stage, policy=policy, frames_path=frames_path)
     redacted, redaction = check_redaction(frames, policy.redaction, stage=stage, face_detector=guards.face_detector())
+    if not guards.shows_frames_to_others:
+        content = guards.check_content(frames, stage=stage, policy=policy, frames_path=frames_path)
+    elif redaction.ran and not any(str(category).endswith("_residual") for category in redaction.categories):
+        content = guards.check_content(redacted, stage=stage, policy=policy)
+    else:
+        content = unavailable(stage, f"{stage}.content", "frames that could not be redacted stay on this machine")
     return redacted, [sanity, redaction, content]
 
 

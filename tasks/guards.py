@@ -101,6 +101,11 @@ class Guards:
                         fix="Configure a guard for it under guards, or choose another policy.",
                     )
 
+    @property
+    def shows_frames_to_others(self) -> bool:
+        """Whether judging frames sends them to an endpoint."""
+        return isinstance(self.config.content, EndpointGuard)
+
     def check_text(self, text: str, *, stage: Stage, policy: Policy) -> list[Verdict]:
         """Let every guard model read a text that the policy wants it to read in this stage."""
         wanted = policy.stages[stage].requested if stage in policy.stages else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,14 @@ from PIL import Image
 from cosmos_core.errors import BadInput
 from cosmos_core.video_file import write_video
 from tasks.checking import check_clip, check_conditioning
+from tasks.detectors import FaceSearch, HaarFaceDetector
+from tasks.guard_config import GuardConfig
 from tasks.guards import Guards
 from tasks.policy import decide, load_policy
 from tasks.verdicts import Verdict
+from tests.tasks.chat_server import chat_server, completion
 
+cv2 = pytest.importorskip("cv2")
 data = pytest.importorskip("skimage.data")
 
 CONFIGS = Path(__file__).parents[2] / "configs/guardrail"
@@ -106,3 +112,30 @@ print(len(found))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "6", done.stderr
+
+
+@pytest.mark.parametrize("can_redact", [True, False])
+def test_an_endpoint_sees_redacted_frames_or_none(tmp_path, monkeypatch, can_redact):
+    Image.fromarray(data.astronaut()).save(tmp_path / "a.png")
+    if not can_redact:
+        monkeypatch.setattr(cv2, "data", None)
+    with chat_server() as server:
+        server.replies = [completion('{"violation": false, "categories": []}')]
+        place = {"url": server.url, "model": "vlm", "max_attempts": 1}
+        content = {"kind": "endpoint", "endpoint": place, "long_side": 512}
+        with Guards(GuardConfig.model_validate({"content": content})) as guards:
+            checked = check_conditioning(
+                tmp_path / "a.png", tmp_path, num_frames=1, policy=POLICY, guards=guards, text_decision=EARLY
+            )
+    statuses = {v.check: v.status for v in checked.decision.verdicts}
+    if not can_redact:
+        assert server.requests == []
+        assert statuses["input.content"] == statuses["input.redaction"] == "unavailable"
+        assert not checked.decision.publishes
+        return
+    assert statuses["input.content"] == "pass"
+    url = server.requests[0]["messages"][-1]["content"][0]["image_url"]["url"]
+    sent = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))), dtype=float)
+    redacted = np.load(checked.redacted_path)[0].astype(float)
+    assert np.abs(sent - redacted).mean() < 5 < np.abs(redacted - data.astronaut()).max()
+    assert not HaarFaceDetector(FaceSearch()).detect_many(sent.astype(np.uint8)[None])[0]

@@ -219,6 +219,7 @@ def client(folder: Path, tmp_path: Path, **changes) -> GuardClient:
     return GuardClient(spec, log_folder=tmp_path / "logs", **({"load_timeout_s": 120, "timeout_s": 60} | changes))
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_costs_one_answer(tmp_path):
     guard = client(save_text_guard(tmp_path / "g", ["safe"]), tmp_path)
     try:

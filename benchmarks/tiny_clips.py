@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from examples.traffic_world import Clip, make_clip
 from torch import Tensor
 
 from cosmos_core.adapter_file import read_adapter
@@ -36,6 +35,7 @@ from cosmos_core.sampler import initial_noise, sample, sigma_schedule
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video_file import write_video
+from examples.traffic_world import Clip, make_clip
 
 __all__ = ["CASES", "Case", "main"]
 

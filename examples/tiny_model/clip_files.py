@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from examples.traffic_world import make_clip
 
 __all__ = ["ORDINARY", "ClipFile", "finished_clips", "main", "render_to"]

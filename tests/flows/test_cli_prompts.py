@@ -80,8 +80,8 @@ def test_lint_looks_at_what_the_template_would_make(manifest):
     assert rules == [{"camera-missing"}, set()]
 
 
-def test_lint_counts_with_a_tokenizer(manifest, tiny_root, tmp_path):
-    [file] = tiny_root.rglob("tokenizer.json")
+def test_lint_counts_with_a_tokenizer(manifest, micro_root, tmp_path):
+    [file] = micro_root.rglob("tokenizer.json")
     path = manifest([{"input": "a.jpg", "prompt": f"{GOOD} {'The road is wet. ' * 110}"}])
     report = json.loads(invoke("prompts", "lint", path, "--tokenizer", file.parent, "--json").stdout)
     assert report["tokens"] == {"source": str(file), "exact": True}

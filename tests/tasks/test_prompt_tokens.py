@@ -12,8 +12,8 @@ PROMPTS = ("", "A car.", "A static traffic CCTV camera captures 2 cars; a T-bone
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_root):
-    [file] = [file for file in tiny_root.rglob("tokenizer.json")]
+def folder(micro_root):
+    [file] = [file for file in micro_root.rglob("tokenizer.json")]
     return file.parent
 
 
@@ -27,8 +27,8 @@ def test_the_count_is_that_of_the_text_encoder(folder, prompt):
     assert counter.count(prompt) == len(AutoTokenizer.from_pretrained(folder)(prompt, verbose=False)["input_ids"])
 
 
-def test_a_run_counts_with_the_encoder_that_it_would_load(tiny_root, folder):
-    config = {"checkpoints": {"root": str(tiny_root)}}
+def test_a_run_counts_with_the_encoder_that_it_would_load(micro_root, folder):
+    config = {"checkpoints": {"root": str(micro_root)}}
     assert run_token_counter(parse_config(config, origin="x")).source == str(folder / "tokenizer.json")
     config["defaults"] = {"model": "2B", "resolution": "720", "fps": 16}
     assert not run_token_counter(parse_config(config, origin="x")).exact

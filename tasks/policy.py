@@ -24,8 +24,8 @@ __all__ = ["HARD_BLOCKED", "CategoryRule", "Policy", "StageChecks", "decide", "g
 HARD_BLOCKED = frozenset({"sexual", "child_abuse", "hate"})
 """Categories that no policy file and no override may relax."""
 
-_REDACTABLE = frozenset({"face_redacted"})
-# The one category whose check has itself made the redaction; `redact` on any other would publish it untouched.
+_REDACTABLE = frozenset({"face_redacted", "plate_redacted"})
+# The categories whose check has itself made the redaction; `redact` on any other would publish it untouched.
 
 _GRAVITY: dict[Action, int] = {action: rank for rank, action in enumerate(get_args(Action))}
 

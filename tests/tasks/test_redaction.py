@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from cosmos_core.errors import BadInput
+from tasks.detectors import FaceSearch, FrameByFrame
 from tasks.redaction import (
     RedactionOptions,
     SanityOptions,
     check_frames,
     check_redaction,
     content_unavailable,
-    redact_faces,
+    redact_frames,
 )
 
 cv2 = pytest.importorskip("cv2")
@@ -57,17 +58,17 @@ def changed_share(before, after, place):
 def test_a_moving_face_is_covered_on_every_frame(size):
     frames, faces = with_face(size)
     original = frames.copy()
-    redacted, report = redact_faces(frames)
+    redacted, report = redact_frames(frames)
     assert np.array_equal(frames, original)
-    assert report.num_detected >= 2
+    assert report.num_detected["face"] >= 2
     assert report.residual == 0
-    assert report.num_frames_with_faces == len(frames)
+    assert report.num_frames_covered == len(frames)
     assert all(changed_share(original, redacted, place) > 0.9 for place in faces.values())
 
 
 def test_nothing_outside_the_reported_regions_changes():
     frames, _ = with_face(48, num_frames=17, on=range(5))
-    redacted, report = redact_faces(frames)
+    redacted, report = redact_frames(frames)
     allowed = np.zeros(frames.shape[:3], dtype=bool)
     for region in report.regions:
         rows, columns = slice(region.y, region.y + region.height), slice(region.x, region.x + region.width)
@@ -75,20 +76,25 @@ def test_nothing_outside_the_reported_regions_changes():
     assert np.array_equal(redacted[~allowed], frames[~allowed])
     untouched = sorted(set(range(17)) - {t for r in report.regions for t in range(r.first_frame, r.last_frame + 1)})
     assert untouched
-    assert report.num_frames_with_faces == 17 - len(untouched)
+    assert report.num_frames_covered == 17 - len(untouched)
 
 
 def test_frames_without_a_face_come_back_as_the_same_array():
     frames = street(9)
-    redacted, report = redact_faces(frames)
+    redacted, report = redact_frames(frames)
     assert redacted is frames
-    assert (report.num_detected, report.num_rounds, report.residual, report.regions) == (0, 0, 0, ())
+    assert (report.num_detected, report.num_rounds, report.residual, report.regions) == (
+        {"face": 0, "plate": 0},
+        0,
+        0,
+        (),
+    )
     assert report.num_searches == 5  # frames 0 4 8, then 2 6
 
 
 def test_a_moving_face_lost_on_a_key_frame_is_covered_along_its_way():
-    class Flickering:
-        name, sha256 = "flickering", "0" * 64
+    class Flickering(FrameByFrame):
+        kind, name, sha256 = "face", "flickering", "0" * 64
 
         def enlargement(self, height, width):
             return 1.0
@@ -101,23 +107,28 @@ def test_a_moving_face_lost_on_a_key_frame_is_covered_along_its_way():
 
     frames = street(9)
     frames[:, 0, 0, 0] = np.arange(9)  # tells the fake which frame it sees
-    redacted, report = redact_faces(frames, RedactionOptions(method="fill"), detector=Flickering())
-    assert (report.num_detected, report.num_frames_with_faces, report.residual) == (2, 9, 0)
+    redacted, report = redact_frames(frames, RedactionOptions(method="fill"), detectors=[Flickering()])
+    assert (report.num_detected, report.num_tracks, report.num_frames_covered, report.residual) == (
+        {"face": 2},
+        {"face": 1},
+        9,
+        0,
+    )
     assert changed_share(frames, redacted, (4, slice(40, 64), slice(40, 100))) > 0.9
 
 
 def test_a_face_between_key_frames_is_found_by_the_second_look():
     frames, faces = with_face(64, on=[2])
-    redacted, report = redact_faces(frames)
-    assert report.num_detected >= 1
+    redacted, report = redact_frames(frames)
+    assert report.num_detected["face"] >= 1
     assert changed_share(frames, redacted, faces[2]) > 0.9
     assert report.residual == 0
 
 
-class Stubborn:
+class Stubborn(FrameByFrame):
     """Finds the same face whatever is done to it."""
 
-    name, sha256 = "stubborn", "0" * 64
+    kind, name, sha256 = "face", "stubborn", "0" * 64
 
     def enlargement(self, height, width):
         return 1.0
@@ -128,16 +139,17 @@ class Stubborn:
 
 def test_a_face_that_remains_is_a_residual():
     frames = street(5)
-    _, report = redact_faces(frames, RedactionOptions(max_rounds=2), detector=Stubborn())
-    assert (report.num_rounds, report.residual, report.residual_frames) == (2, 5, (0, 1, 2, 3, 4))
-    _, verdict = check_redaction(frames, detector=Stubborn())
+    _, report = redact_frames(frames, RedactionOptions(max_rounds=2), detectors=[Stubborn()])
+    assert (report.num_rounds, report.residual) == (2, 5)
+    assert [(box.kind, box.frame, box.x) for box in report.residual_boxes] == [("face", t, 40) for t in range(5)]
+    _, verdict = check_redaction(frames, detectors=[Stubborn()])
     assert (verdict.status, verdict.category, verdict.evidence["residual"]) == ("flag", "face_residual", 5)
 
 
 def test_a_mosaic_keeps_at_most_four_cells_a_side_and_fill_one_colour():
     frames, _ = with_face(96, num_frames=1)
     for method, most in (("pixelate", 16), ("fill", 1)):
-        redacted, report = redact_faces(frames, RedactionOptions(method=method))
+        redacted, report = redact_frames(frames, RedactionOptions(method=method))
         region = report.regions[0]
         patch = redacted[0, region.y : region.y + region.height, region.x : region.x + region.width]
         assert 1 <= len(np.unique(patch.reshape(-1, 3), axis=0)) <= most
@@ -145,18 +157,18 @@ def test_a_mosaic_keeps_at_most_four_cells_a_side_and_fill_one_colour():
 
 def test_equal_frames_give_equal_results():
     frames, _ = with_face(40)
-    first, report = redact_faces(frames)
-    second, again = redact_faces(frames)
+    first, report = redact_frames(frames)
+    second, again = redact_frames(frames)
     assert np.array_equal(first, second)
     assert report.model_copy(update={"duration_s": 0.0}) == again.model_copy(update={"duration_s": 0.0})
 
 
 def test_small_frames_are_enlarged_because_it_finds_smaller_faces():
     frames, _ = with_face(28, num_frames=1)
-    plain = RedactionOptions(search_short_side=64)
-    assert redact_faces(frames)[1].enlargement == 4.0
-    assert redact_faces(frames)[1].num_detected >= 1
-    assert redact_faces(frames, plain)[1].num_detected == 0
+    plain = RedactionOptions(faces=FaceSearch(search_short_side=64))
+    assert redact_frames(frames)[1].detectors[0].enlargement == 4.0
+    assert redact_frames(frames)[1].num_detected["face"] >= 1
+    assert redact_frames(frames, plain)[1].num_detected["face"] == 0
 
 
 def test_a_read_only_memory_map_is_fine(tmp_path):
@@ -165,7 +177,7 @@ def test_a_read_only_memory_map_is_fine(tmp_path):
     mapped = np.load(tmp_path / "frames.npy", mmap_mode="r")
     redacted, verdict = check_redaction(mapped)
     assert verdict.category == "face_redacted"
-    assert np.array_equal(redacted, redact_faces(frames)[0])
+    assert np.array_equal(redacted, redact_frames(frames)[0])
     assert check_frames(mapped).status == "pass"
 
 
@@ -173,8 +185,8 @@ def test_the_verdict_carries_the_whole_report():
     frames, _ = with_face(48, num_frames=5)
     redacted, verdict = check_redaction(frames)
     assert (verdict.name, verdict.status, verdict.category) == ("video/video.redaction", "flag", "face_redacted")
-    assert verdict.model == "haarcascade_frontalface_alt2.xml"
-    assert len(verdict.evidence["detector_sha256"]) == 64
+    assert verdict.model.startswith("haarcascade_frontalface_alt2.xml, haarcascade_russian_plate_number.xml + ")
+    assert [len(used["sha256"]) for used in verdict.evidence["detectors"]] == [64, 64]
     assert verdict.evidence["parameters"]["stride"] == 4
     assert not np.array_equal(redacted, frames)
     _, clean = check_redaction(street(2), stage="input")
@@ -185,8 +197,8 @@ def test_the_verdict_carries_the_whole_report():
     ("break_it", "clue"),
     [
         (lambda monkeypatch: monkeypatch.setitem(sys.modules, "cv2", None), "not installed"),
-        (lambda monkeypatch: monkeypatch.delattr(cv2, "CascadeClassifier"), "no face cascade"),
-        (lambda monkeypatch: monkeypatch.setattr(cv2.data, "haarcascades", "/nowhere/"), "no face cascade"),
+        (lambda monkeypatch: monkeypatch.delattr(cv2, "CascadeClassifier"), "has no cascade"),
+        (lambda monkeypatch: monkeypatch.setattr(cv2.data, "haarcascades", "/nowhere/"), "has no cascade"),
     ],
     ids=["no OpenCV", "OpenCV 5", "no cascade file"],
 )
@@ -205,7 +217,7 @@ def test_a_detector_that_fails_on_every_frame_is_an_error():
             raise RuntimeError("no frame could be read")
 
     frames = street(3)
-    redacted, verdict = check_redaction(frames, detector=Broken())
+    redacted, verdict = check_redaction(frames, detectors=[Broken()])
     assert redacted is frames
     assert (verdict.status, verdict.evidence["exception"]) == ("error", "RuntimeError")
 
@@ -225,7 +237,7 @@ def test_malformed_frames_are_an_error_everywhere(frames):
     assert check_frames(frames).status == "error"
     assert check_redaction(frames)[1].status == "error"
     with pytest.raises(BadInput, match="malformed"):
-        redact_faces(frames)
+        redact_frames(frames)
 
 
 def test_a_moving_clip_is_sane_and_so_is_one_input_picture():

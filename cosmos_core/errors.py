@@ -13,6 +13,7 @@ CrossroadsError
 │   └── AdapterMismatch      a LoRA adapter
 ├── Transient                retry, after a pause
 │   ├── StorageUnavailable
+│   ├── EndpointUnavailable  a model behind an HTTP address
 │   └── WorkerLost           a worker died, hung or was stopped; retry on a fresh one
 ├── OutOfMemory              retry once, in a smaller mode or elsewhere
 └── Cancelled                the run is being stopped; nothing is wrong with the request
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointMismatch",
     "CheckpointMissing",
     "CrossroadsError",
+    "EndpointUnavailable",
     "OutOfMemory",
     "StorageUnavailable",
     "Transient",
@@ -134,6 +136,10 @@ class Transient(CrossroadsError):
 
 class StorageUnavailable(Transient):
     """A local or remote store did not answer, or refused for a reason that may pass."""
+
+
+class EndpointUnavailable(Transient):
+    """A model endpoint did not answer, or not in a form that can be used."""
 
 
 class WorkerLost(Transient):

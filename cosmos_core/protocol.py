@@ -119,6 +119,7 @@ class GenerateVideo(_Message):
     type: Literal["generate_video"] = "generate_video"
     request_id: str
     input_path: str
+    """Picture, video, or decoded frames uint8 [T, H, W, 3] (.npy)."""
     prompt: str
     negative_prompt: str
     """Empty turns guidance off: one forward a step instead of two."""

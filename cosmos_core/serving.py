@@ -251,8 +251,11 @@ def _lora_spec(stored: StoredAdapter, adapter: AdapterFile) -> LoraSpec:
 
 
 def _read_frames(path: Path, geometry: VideoGeometry, num_conditional_frames: int) -> np.ndarray:
-    probe = probe_input(path, min_frames=num_conditional_frames)
-    frames = read_image(path)[None] if probe.kind == "image" else read_video(path, last=num_conditional_frames)
+    if path.suffix == ".npy":  # frames that the client has already decoded, and redacted
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        probe = probe_input(path, min_frames=num_conditional_frames)
+        frames = read_image(path)[None] if probe.kind == "image" else read_video(path, last=num_conditional_frames)
     return conditioning_frames(
         frames, width=geometry.width, height=geometry.height, num_conditional_frames=num_conditional_frames
     )

@@ -20,15 +20,17 @@ from cosmos_core.errors import BadRequest
 from tasks.artifacts import ProgressArtifact, publish_results_artifacts
 from tasks.config import load_config
 from tasks.contact_sheet import contact_sheet
+from tasks.guards import Guards
 from tasks.job import Job
 from tasks.lanes import LanePool
 from tasks.outcomes import finished_row, give_up
+from tasks.policy import may_generate
 from tasks.preparation import load_manifest, plan_shards, resolve_versions, rows_set_aside, worker_plan
 from tasks.progress import Progress, current_listeners
 from tasks.records import RESULTS_NAME, Status, invalid_row, results_parquet
 from tasks.run import Run, home_folder
 from tasks.scenario import Scenario
-from tasks.stages import check_video, fetch_input, generate_video, publish, refine_prompt
+from tasks.stages import check_input, check_video, fetch_input, generate_video, publish, refine_prompt
 from tasks.storage import open_store
 
 __all__ = ["generate_scenarios"]
@@ -63,13 +65,17 @@ def generate_scenarios(manifest: str, output: str, config: str | None = None, in
     store = open_store(output)
     loaded = load_manifest(manifest, settings, input_root=input_root)
     progress = Progress(listeners=current_listeners())
-    with LanePool(settings.worker, home_folder()) as lanes:
+    with (
+        LanePool(settings.worker, home_folder()) as lanes,
+        Guards(settings.guards, log_folder=home_folder() / "logs") as guards,
+    ):
         run = Run(
             run_id=str(flow_run.id),
             config=settings,
             manifest=loaded,
             store=store,
             lanes=lanes,
+            guards=guards,
             progress=progress,
             home=home_folder(),
         )
@@ -89,6 +95,7 @@ def _run_scenarios(run: Run) -> list[Row]:
         if scenario.scenario_id in problems
     }
     jobs = _refine_all(run, [scenario for scenario in run.manifest.rows if scenario.scenario_id not in rows], rows, bar)
+    jobs = _check_inputs(run, jobs, rows, bar)
     for shard in plan_shards(jobs):
         run.progress.say(f"generating {len(shard.jobs)} videos with {shard.variant}")
         plan = worker_plan(run, shard)
@@ -111,7 +118,6 @@ def _refine_all(run: Run, scenarios: Sequence[Scenario], rows: dict[str, Row], b
         fetched = _submit(fetch_input, run, scenario)
         futures[scenario.scenario_id] = (scenario, [fetched, _submit(refine_prompt, run, scenario, fetched)])
     jobs: list[Job] = []
-    blocked: dict[str, tuple[Job, list[Future]]] = {}
     for scenario, chain in futures.values():
         _wait(chain, bar)
         error = _first_error(chain)
@@ -123,12 +129,30 @@ def _refine_all(run: Run, scenarios: Sequence[Scenario], rows: dict[str, Row], b
             job: Job = chain[-1].result()
             if (row := finished_row(run, job)) is not None:
                 rows[scenario.scenario_id] = _finish(run, row)
-            elif job.decision.publishes:
-                jobs.append(job)
             else:
-                blocked[scenario.scenario_id] = (job, [_submit(publish, run, job)])
-    _collect(run, blocked, rows, bar)
+                jobs.append(job)
     return jobs
+
+
+def _check_inputs(run: Run, jobs: Sequence[Job], rows: dict[str, Row], bar: ProgressArtifact) -> list[Job]:
+    """Jobs that may be generated; the others end here, with the decision that stopped them."""
+    run.progress.say("checking the inputs")
+    chains = {
+        job.scenario.scenario_id: (job, [_submit(check_input, run, job)])
+        for job in jobs
+        if may_generate(run.policy, job.decision)
+    }
+    checked = {job.scenario.scenario_id: job for job in jobs}
+    for scenario_id, (job, chain) in chains.items():
+        _wait(chain, bar)
+        if (error := _first_error(chain)) is None:
+            checked[scenario_id] = chain[-1].result()
+        else:
+            del checked[scenario_id]
+            rows[scenario_id] = _finish(run, give_up(run, job.scenario, error, job))
+    stopped = {name: job for name, job in checked.items() if not may_generate(run.policy, job.decision)}
+    _collect(run, {name: (job, [_submit(publish, run, job)]) for name, job in stopped.items()}, rows, bar)
+    return [job for name, job in checked.items() if name not in stopped]
 
 
 def _submit(task: Task[..., Any], *arguments: Any) -> Future:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cosmos_core.errors import BadConfig
+from tasks.guard_config import GuardConfig
 from tasks.scenario import ScenarioDefaults
 
 __all__ = [
@@ -107,6 +108,8 @@ class RunConfig(_Config):
     refiner: str = "template"
     policy: Path = Path("configs/guardrail/its-accident.yaml")
     lexicon: Path = Path("configs/guardrail/lexicon.yaml")
+    guards: GuardConfig = GuardConfig()
+    """Models that read the texts and look at the frames, beside the lexicon and the cascades."""
     worker: WorkerConfig = WorkerConfig()
     video_crf: int = Field(default=18, ge=0, le=51)
     """H.264 quality: lower is better and larger."""

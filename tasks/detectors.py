@@ -8,6 +8,7 @@ strip four to five times as wide as high. What they do not find is not thereby a
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,9 @@ Kind = Literal["face", "plate"]
 _FACES = "haarcascade_frontalface_alt2.xml"  # far fewer false boxes on street scenes than `default` or `alt`
 _PLATES = "haarcascade_russian_plate_number.xml"  # the other one, `rus_16stages`, finds next to nothing
 _FACE_WINDOW = 20  # side of that cascade's training window: a smaller face, in searched pixels, cannot be found
+_IMPORTING = threading.Lock()
+# OpenCV's package takes itself out of sys.modules while it loads: a second thread would see it without its cascades.
+
 _LARGEST_ROW_SEARCH = 1440
 """Frames are enlarged for the search of characters only up to this short side."""
 
@@ -186,7 +190,8 @@ def around(one: Box, other: Box) -> Box:
 
 def _load_cascade(name: str) -> tuple[Any, str]:
     try:
-        import cv2
+        with _IMPORTING:
+            import cv2
     except ImportError as problem:
         raise CheckUnavailable(
             "OpenCV is not installed", got=problem, fix="Install opencv-python-headless>=4.10,<5."

@@ -31,6 +31,8 @@ class Job(_Part):
     input: FetchedInput
     prompts: Prompts
     decision: Decision
-    """On the texts alone."""
+    """On the texts, and on the input once that has been checked."""
     job_id: str
     """Hash of all that determines the published pixels."""
+    redacted_input: Path | None = None
+    """Frames to generate from instead of the input, because something in it had to be covered."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cosmos_core.errors import CrossroadsError
+from tasks.audit import AuditMark
 from tasks.code_version import code_version
 from tasks.generation import GeneratedClip
 from tasks.job import Job
@@ -26,6 +27,7 @@ def make_record(
     *,
     job: Job | None = None,
     decision: Decision | None = None,
+    audit: AuditMark | None = None,
     output: Output | None = None,
     clip: GeneratedClip | None = None,
     timings_s: dict[str, float] | None = None,
@@ -44,6 +46,7 @@ def make_record(
         generation={k: v for k, v in clip.result.items() if not k.endswith("_s")} if clip else {},
         proof=clip.proof if clip else {},
         decision=decision,
+        audit=audit,
         output=output,
         timings_s=timings_s or {},
         code=code_version(),
@@ -59,6 +62,9 @@ def finished_row(run: Run, job: Job) -> dict[str, Any] | None:
     """The results row of a job that an earlier run brought to its end, or None if there is work to do."""
     record = read_record(run.store, job.scenario.scenario_id)
     if record is None or record.job_id != job.job_id or not record.status.is_final:
+        return None
+    if record.status is Status.QUARANTINED and record.output is None:
+        # A check gave no answer, so nothing was generated: ask again.
         return None
     if record.output is not None and run.store.size(record.output.video) != record.output.num_bytes:
         return None

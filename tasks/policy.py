@@ -1,7 +1,8 @@
 """The guardrail policy: a YAML file that says which checks must run and what each finding leads to.
 
 The combined action is the gravest of allow < redact < review < quarantine < block. What is missing, failed or
-unknown is never `allow`: absence of a finding counts only when the check that would have made it ran.
+unknown is never `allow`: absence of a finding counts only when the check that would have made it ran. The one way
+around that is a policy that says `enforced: false` under the name `off...`, which every decision then carries.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cosmos_core.errors import BadConfig
 from cosmos_core.hashing import sha256_json
 from tasks.frame_sanity import SanityOptions
+from tasks.frame_scores import ContentOptions
 from tasks.redaction import RedactionOptions
 from tasks.verdicts import Action, Decision, Stage, Verdict
 
-__all__ = ["HARD_BLOCKED", "CategoryRule", "Policy", "StageChecks", "decide", "gravest", "load_policy"]
+__all__ = ["HARD_BLOCKED", "CategoryRule", "Policy", "StageChecks", "decide", "gravest", "load_policy", "may_generate"]
 
 HARD_BLOCKED = frozenset({"sexual", "child_abuse", "hate"})
 """Categories that no policy file and no override may relax."""
@@ -28,6 +30,9 @@ _REDACTABLE = frozenset({"face_redacted", "plate_redacted"})
 # The categories whose check has itself made the redaction; `redact` on any other would publish it untouched.
 
 _GRAVITY: dict[Action, int] = {action: rank for rank, action in enumerate(get_args(Action))}
+
+_HARD_MAX_SCORE, _HARD_MAX_CONSECUTIVE = 0.5, 2
+# A threshold that no frame can reach would relax a hard-blocked category as surely as `allow` would.
 
 HoldingAction = Literal["review", "quarantine", "block"]
 
@@ -73,6 +78,8 @@ class Policy(BaseModel):
     version: int = Field(ge=1)
     basis: str = Field(min_length=1)
     """Why this policy is appropriate for its use: the sentence that an operator signs."""
+    enforced: bool = True
+    """False switches every check off. Such a policy names no checks, and its id begins with `off`."""
     stages: dict[Stage, StageChecks]
     """Checks by stage. The prompt, the refined prompt and the video need at least one required check each."""
     categories: dict[str, CategoryRule]
@@ -88,9 +95,21 @@ class Policy(BaseModel):
     """How faces are found and covered."""
     sanity: SanityOptions = SanityOptions()
     """Limits of the decode sanity check."""
+    content: ContentOptions = ContentOptions()
+    """Which frames are judged, and for how many in a row a score must hold."""
+
+    @model_validator(mode="after")
+    def _off_says_so(self) -> Policy:
+        if self.enforced == self.id.startswith("off"):
+            raise ValueError("a policy is called off... if and only if it says `enforced: false`")
+        if not self.enforced and (self.stages or self.categories):
+            raise ValueError("a policy that is not enforced names no stages and no categories: it would look like one")
+        return self
 
     @model_validator(mode="after")
     def _cannot_be_hollow(self) -> Policy:
+        if not self.enforced:
+            return self
         for stage in ("prompt", "refined_prompt", "video"):
             if stage not in self.stages or not self.stages[stage].required:
                 raise ValueError(f"stage {stage} has no required check; name at least one")
@@ -102,6 +121,13 @@ class Policy(BaseModel):
                 raise ValueError(
                     f"nothing redacts {category}; expected allow, review, quarantine or block "
                     f"(redact only for {', '.join(sorted(_REDACTABLE))})"
+                )
+        for category in HARD_BLOCKED:
+            rule_of_frames = self.content.rule(category)
+            if rule_of_frames.min_score > _HARD_MAX_SCORE or rule_of_frames.min_consecutive > _HARD_MAX_CONSECUTIVE:
+                raise ValueError(
+                    f"the threshold of {category} may be at most {_HARD_MAX_SCORE} "
+                    f"over {_HARD_MAX_CONSECUTIVE} frames in a row"
                 )
         return self
 
@@ -174,8 +200,11 @@ def decide(policy: Policy, verdicts: Sequence[Verdict], *, stages: Iterable[Stag
             is the prompt stages alone. A verdict of any other stage still counts.
 
     A flag leads to the gravest action of its categories. A requested check without a verdict counts as unavailable,
-    so an empty list of verdicts, or an empty list of stages, is never `allow`.
+    so an empty list of verdicts, or an empty list of stages, is never `allow`. A policy that is not enforced allows
+    everything and says so in the reasons.
     """
+    if not policy.enforced:
+        return _off(policy, verdicts)
     decided = tuple(policy.stages if stages is None else dict.fromkeys(stages))
     findings = [finding for verdict in verdicts for finding in _weigh(policy, verdict)]
     answered = {verdict.name for verdict in verdicts}
@@ -203,6 +232,33 @@ def decide(policy: Policy, verdicts: Sequence[Verdict], *, stages: Iterable[Stag
             for check in policy.stages[stage].requested
         ),
         effective_checks=tuple(name for name in dict.fromkeys(v.name for v in verdicts) if name not in incomplete),
+        verdicts=tuple(verdicts),
+    )
+
+
+def may_generate(policy: Policy, decision: Decision) -> bool:
+    """Whether a scenario is worth a GPU after its texts and its input were decided on.
+
+    A flag that a person must look at is generated and held, so that there is something to look at. What is blocked is
+    not, nor what a required check gave no answer on: that is asked again in the next run.
+    """
+    unanswered = {f"{stage}/{check}" for stage, checks in policy.stages.items() for check in checks.required} & set(
+        decision.missing_checks
+    )
+    failed = any(verdict.status == "error" for verdict in decision.verdicts)
+    return decision.action != "block" and not unanswered and not failed
+
+
+def _off(policy: Policy, verdicts: Sequence[Verdict]) -> Decision:
+    return Decision(
+        action="allow",
+        reasons=(f"guardrails are switched off by policy {policy.id}: nothing was checked",),
+        enforced=False,
+        policy_id=policy.id,
+        policy_version=policy.version,
+        policy_sha256=policy.sha256,
+        requested_checks=(),
+        effective_checks=tuple(dict.fromkeys(verdict.name for verdict in verdicts if verdict.ran)),
         verdicts=tuple(verdicts),
     )
 

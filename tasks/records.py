@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from cosmos_core.hashing import canonical_json
+from tasks.audit import AuditMark
 from tasks.scenario import Scenario
 from tasks.storage import Store
 from tasks.verdicts import Decision
@@ -116,6 +117,8 @@ class Record(_Part):
     proof: dict[str, Any] = {}
     """What the worker found about the loaded model: parameter counts, effect of each adapter."""
     decision: Decision | None = None
+    audit: AuditMark | None = None
+    """Where the decision stands in the audit log of the output."""
     output: Output | None = None
     timings_s: dict[str, float] = {}
     code: CodeVersion

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from cosmos_core.hashing import sha256_json
 from cosmos_core.version import CORE_VERSION
+from tasks.audit import AuditLog
 from tasks.config import RunConfig, find_config_file
+from tasks.guards import Guards
 from tasks.job import Job
 from tasks.lanes import LanePool
 from tasks.lexicon import Lexicon, load_lexicon
@@ -38,6 +40,7 @@ class Run:
         manifest: Manifest,
         store: Store,
         lanes: LanePool,
+        guards: Guards,
         progress: Progress,
         home: Path,
     ) -> None:
@@ -45,10 +48,13 @@ class Run:
         self.config = config
         self.manifest = manifest
         self.store = store
+        self.audit = AuditLog(store)
         self.lanes = lanes
+        self.guards = guards
         self.progress = progress
         self.home = home
         self.policy: Policy = load_policy(find_config_file(config.policy))
+        guards.require_use(self.policy)
         self.lexicon: Lexicon = load_lexicon(find_config_file(config.lexicon))
         self.refiner: PromptRefiner = get_refiner(config.refiner)
         self.models: dict[Variant, ModelVersion] = {}
@@ -90,6 +96,7 @@ class Run:
                 ],
                 "policy": self.policy.sha256,
                 "lexicon": self.lexicon.sha256,
+                "guards": self.guards.config.sha256,
                 "video_crf": self.config.video_crf,
                 "dtype": self.config.worker.dtype,
                 "merge_adapters": self.config.worker.merge_adapters,

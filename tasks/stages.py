@@ -1,4 +1,4 @@
-"""The stages of one scenario as Prefect tasks: fetch -> refine -> generate -> check -> publish.
+"""The stages of one scenario as Prefect tasks: fetch -> refine -> check input -> generate -> check -> publish.
 
 Each is thin: the policy stands in the decorator, the work in the module that it calls. Retries are for errors that may
 pass; what is wrong with a request or a model file stays wrong.
@@ -19,7 +19,8 @@ from cosmos_core.hashing import sha256_file
 from cosmos_core.protocol import AdapterStrength, GenerateVideo, Loading
 from cosmos_core.protocol import Progress as StepEvent
 from cosmos_core.video_file import probe_input
-from tasks.checking import CheckedClip, check_clip, check_prompts
+from tasks.audit import decision_entries
+from tasks.checking import CheckedClip, check_clip, check_conditioning, check_prompts
 from tasks.generation import GeneratedClip, finished_clip, forget_clip, keep_clip
 from tasks.job import FetchedInput, Job
 from tasks.lanes import WorkerPlan
@@ -40,7 +41,7 @@ from tasks.scenario import Scenario
 from tasks.storage import fetch_input as fetch
 from tasks.verdicts import Decision
 
-__all__ = ["check_video", "fetch_input", "generate_video", "publish", "refine_prompt"]
+__all__ = ["check_input", "check_video", "fetch_input", "generate_video", "publish", "refine_prompt"]
 
 
 def _may_pass(task: Any, task_run: Any, state: Any) -> bool:
@@ -77,7 +78,7 @@ def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
     """Settle the texts of a scenario, check them, and name the job that they make."""
     run.progress.stage(scenario.scenario_id, "refine")
     refined = run.refiner.refine(scenario.prompt, scenario.labels)
-    decision = check_prompts(run.policy, run.lexicon, scenario, refined.text)
+    decision = check_prompts(run.policy, run.lexicon, scenario, refined.text, run.guards)
     return Job(
         scenario=scenario,
         input=fetched,
@@ -92,6 +93,21 @@ def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
         decision=decision,
         job_id=run.job_id(scenario, input_sha256=fetched.sha256, refined=refined),
     )
+
+
+@task(name="check-input", task_run_name="check input {job.scenario.scenario_id}", **_RETRIES)
+def check_input(run: Run, job: Job) -> Job:
+    """Check and redact what the clip will be generated from; the job comes back decided on that as well."""
+    run.progress.stage(job.scenario.scenario_id, "check input")
+    checked = check_conditioning(
+        job.input.path,
+        run.work_folder(job),
+        num_frames=job.scenario.num_conditional_frames,
+        policy=run.policy,
+        guards=run.guards,
+        text_decision=job.decision,
+    )
+    return job.model_copy(update={"decision": checked.decision, "redacted_input": checked.redacted_path})
 
 
 @task(
@@ -133,7 +149,7 @@ def _request(job: Job, frames_path: Path) -> GenerateVideo:
     scenario = job.scenario
     return GenerateVideo(
         request_id=job.job_id,
-        input_path=str(job.input.path),
+        input_path=str(job.redacted_input or job.input.path),
         prompt=job.prompts.refined,
         negative_prompt=scenario.negative_prompt,
         seed=scenario.seed,
@@ -157,7 +173,8 @@ def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
         clip.frames_path,
         run.work_folder(job) / "video.mp4",
         policy=run.policy,
-        text_decision=job.decision,
+        guards=run.guards,
+        earlier=job.decision,
         fps=job.scenario.fps,
         crf=run.config.video_crf,
     )
@@ -179,8 +196,19 @@ def publish(
     run.progress.stage(scenario_id, "publish")
     decision = checked.decision if checked else job.decision
     status = _status(decision)
+    # Logged before anything is shown; a retry of this task finds that it was.
+    entries = decision_entries(
+        decision,
+        run_id=run.run_id,
+        scenario_id=scenario_id,
+        job_id=job.job_id,
+        input_sha256=job.input.sha256,
+        video_sha256=checked.facts.sha256 if checked else None,
+    )
+    mark = run.audit.append(entries, once=f"{scenario_id}/{job.job_id}")
     # The old record goes first: while a video is being replaced nothing may vouch for it.
     run.store.remove(record_name(scenario_id))
+    assert checked or status is not Status.PUBLISHED, "only a clip that was checked can be published"
     output = _upload(run, scenario_id, checked, status) if checked else None
     if status is not Status.PUBLISHED:
         run.store.remove(video_name(scenario_id))
@@ -192,6 +220,7 @@ def publish(
         _reason(decision),
         job=job,
         decision=decision,
+        audit=mark,
         output=output,
         clip=clip,
         timings_s=timings | {"publish": time.monotonic() - started},
@@ -210,7 +239,7 @@ def _status(decision: Decision) -> Status:
 
 
 def _reason(decision: Decision) -> str:
-    if not decision.publishes:
+    if not decision.publishes or not decision.enforced:
         return "; ".join(decision.reasons)
     missing = dict.fromkeys(name.split("/", 1)[1] for name in decision.missing_checks)
     return f"not checked: {', '.join(missing)}" if missing else ""

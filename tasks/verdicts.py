@@ -99,6 +99,8 @@ class Decision(BaseModel):
     """The gravest action that any verdict asks for."""
     reasons: tuple[str, ...]
     """One clause a finding or gap, gravest first; empty only when everything asked for ran and passed."""
+    enforced: bool = True
+    """False: the policy switches the guardrails off, and the reasons say so."""
     policy_id: str
     policy_version: int
     policy_sha256: str

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, checkpoint, manifest, registry, server
+from flows.cli import adapter, audit, checkpoint, manifest, registry, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app.command()(generating.demo)
 app.command()(generating.tiny)
 app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
+app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrail decisions.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are, and which files are needed.")
 app.add_typer(manifest.app, name="manifest", help="Check, show and convert scenario manifests.")
 app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")

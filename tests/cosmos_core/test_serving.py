@@ -126,3 +126,10 @@ def test_a_training_checkpoint_can_be_base_and_adapter_at_once(spec):
         load(spec.model_copy(update={"checkpoint": adapter.path, "adapters": ()}))
     _, proof = load(spec.model_copy(update={"checkpoint": adapter.path}))
     assert proof["parameters"]["lora"]["its-collision@production"] > 0
+
+
+def test_frames_that_the_client_decoded_are_generated_from_like_their_picture(spec, tmp_path):
+    server, _ = load(spec)
+    picture = generate(server, tmp_path)
+    np.save(tmp_path / "input.npy", np.full((1, 112, 192, 3), 120, dtype=np.uint8))
+    assert np.array_equal(generate(server, tmp_path, input_path=str(tmp_path / "input.npy")), picture)

@@ -90,11 +90,19 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert record["proof"]["adapter_norms"]["collision"]["mean"] > 0
     statuses = {verdict["check"]: verdict["status"] for verdict in record["decision"]["verdicts"]}
     assert statuses["video.content"] == "unavailable"
+    assert (statuses["input.sanity"], statuses["input.redaction"]) == ("pass", "pass")
     assert workspace.record("forbidden")["status"] == "blocked"
+
+    # Every decision is in the log, the refused one as well, and nobody has touched it.
+    verified = workspace.run("audit", "verify", "out")
+    assert verified.returncode == 0, verified.stdout
+    assert "in 3 files, 4 scenarios: whole" in verified.stdout
+    shown = workspace.run("audit", "show", "out", "--scenario", "forbidden", "--kind", "decision")
+    assert "block" in shown.stdout
 
     # The run page shows it: tasks that carry the scenario's id, a progress bar, a table.
     run, tasks, artifacts = asyncio.run(_read_run(prefect_server, str(manifest)))
-    wanted = {f"{stage} {name}" for stage in ("fetch", "refine", "generate", "check", "publish")
+    wanted = {f"{stage} {name}" for stage in ("fetch", "refine", "check input", "generate", "check", "publish")
               for name in ("first", "with-adapter")}  # fmt: skip
 
     def recorded() -> bool:
@@ -215,6 +223,7 @@ def test_inputs_and_results_on_s3(workspace: Workspace, bucket: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.split("/", 2)[2] for path in filesystem.find(f"{bucket}/out")}
     assert names == {
+        "audit/000000001.parquet",
         "index.html",
         "results.parquet",
         "records/remote.json",
@@ -262,3 +271,45 @@ def test_the_deployment_runs_on_a_process_work_pool(workspace: Workspace, reposi
     )
     assert (workspace.folder / "out" / "results.parquet").exists(), worker.stdout + worker.stderr
     assert [row["status"] for row in workspace.results()] == ["published"]
+
+
+def test_guard_models_and_a_redacted_input(offline_workspace: Workspace) -> None:
+    """A classifier in its own process looks at every clip; a face in an input never reaches the model."""
+    import yaml
+    from PIL import Image
+
+    from tests.tasks.tiny_guards import save_classifier
+
+    skimage = pytest.importorskip("skimage.data")
+    workspace = offline_workspace
+    Image.fromarray(skimage.astronaut()).save(workspace.folder / "frames" / "face.png")
+    head, encoder = save_classifier(workspace.folder / "guards", prefers="Safe")
+    config = yaml.safe_load((workspace.folder / "run.yaml").read_text())
+    config["guards"] = {"content": {"kind": "siglip", "head": str(head), "encoder": str(encoder)}}
+    (workspace.folder / "run.yaml").write_text(yaml.safe_dump(config))
+    rows = [
+        {"input": "frames/face.png", "prompt": PROMPT, "scenario_id": "face", "num_steps": 1},
+        {"input": "frames/a.png", "prompt": f"{PROMPT} Its driver is injured.", "scenario_id": "hurt", "num_steps": 1},
+    ]
+    manifest = str(workspace.write_manifest(rows))
+    done = workspace.generate(manifest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["status"] for row in workspace.results()] == ["published", "quarantined"]
+    record = workspace.record("face")
+    verdicts = {f"{verdict['stage']}/{verdict['check']}": verdict for verdict in record["decision"]["verdicts"]}
+    assert record["decision"]["action"] == "redact"
+    assert verdicts["input/input.redaction"]["category"] == "face_redacted"
+    content = verdicts["video/video.content"]
+    assert (content["status"], content["backend"], content["evidence"]["num_frames"]) == ("pass", "siglip", 31)
+    assert verdicts["input/input.content"]["status"] == "pass"
+    # What waits for a person is there to be looked at, and its decision is in the log like the other.
+    assert (workspace.folder / "out" / "quarantine" / "hurt.mp4").exists()
+    assert workspace.run("audit", "verify", "out").returncode == 0
+    assert not [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if str(head) in _text(entry)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

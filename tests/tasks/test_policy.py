@@ -9,17 +9,20 @@ import yaml
 from pydantic import ValidationError
 
 from cosmos_core.errors import BadConfig
+from tasks.guard_checks import CLASS_CATEGORIES
 from tasks.lexicon import load_lexicon
-from tasks.policy import HARD_BLOCKED, Policy, decide, gravest, load_policy
+from tasks.policy import HARD_BLOCKED, Policy, decide, gravest, load_policy, may_generate
 from tasks.redaction import content_unavailable
 from tasks.verdicts import STAGES, CheckUnavailable, Verdict, run_check, unavailable
 
 CONFIGS = Path(__file__).parents[2] / "configs/guardrail"
-POLICIES = sorted(path for path in CONFIGS.glob("*.yaml") if path.name != "lexicon.yaml")
+POLICIES = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem not in ("lexicon", "off"))
 REQUIRED = (
     ("prompt", "text.lexicon"),
     ("refined_prompt", "text.lexicon"),
     ("negative_prompt", "text.lexicon"),
+    ("input", "input.sanity"),
+    ("input", "input.redaction"),
     ("video", "video.sanity"),
     ("video", "video.redaction"),
 )
@@ -51,6 +54,7 @@ def test_every_shipped_policy_loads_and_names_every_category_of_the_checks(path)
     policy = load_policy(path)
     assert policy.id == path.stem
     emitted = {*load_lexicon(CONFIGS / "lexicon.yaml").categories, "face_redacted", "face_residual"}
+    emitted |= {*CLASS_CATEGORIES.values(), "controversial", "crime", "privacy"}
     assert emitted | {"black", "uniform", "frozen"} <= policy.categories.keys()
     assert set(policy.stages) == set(STAGES)
 
@@ -59,7 +63,7 @@ def test_every_shipped_policy_loads_and_names_every_category_of_the_checks(path)
 def test_no_shipped_policy_publishes_on_nothing(path):
     policy = load_policy(path)
     assert not decide(policy, []).publishes
-    assert all(not decide(policy, [], stages=[stage]).publishes for stage in STAGES if stage != "input")
+    assert all(not decide(policy, [], stages=[stage]).publishes for stage in STAGES)
 
 
 # --- combination
@@ -194,6 +198,45 @@ def test_the_strict_policy_holds_a_clip_for_a_gap(clean):
     assert decision.action == "review"
 
 
+# --- switched off
+
+
+def test_guardrails_are_off_only_under_a_name_that_every_decision_carries(clean):
+    policy = load_policy(CONFIGS / "off.yaml")
+    for verdicts in ([], clean, [flagged("hate")]):
+        decision = decide(policy, verdicts)
+        assert (decision.action, decision.enforced, decision.policy_id) == ("allow", False, "off")
+        assert decision.reasons == ("guardrails are switched off by policy off: nothing was checked",)
+        assert decision.policy_sha256 == policy.sha256
+    assert may_generate(policy, decide(policy, []))
+
+
+# --- before generation
+
+
+@pytest.mark.parametrize(
+    ("extra", "generates"),
+    [
+        ([], True),
+        ([flagged("casualty_nongraphic", stage="prompt")], True),
+        ([flagged("graphic_gore", stage="prompt")], True),
+        ([flagged("violent_intent", stage="prompt")], False),
+        ([Verdict(stage="prompt", check="text.guard_model", status="error", backend="test")], False),
+        ([unavailable("prompt", "text.lexicon", "none")], False),
+    ],
+)
+def test_only_what_a_person_can_judge_is_generated(policy, clean, extra, generates):
+    early = [verdict for verdict in clean if verdict.stage != "video"]
+    stages = ("prompt", "refined_prompt", "negative_prompt", "input")
+    decision = decide(policy, [*early, *extra], stages=stages)
+    assert may_generate(policy, decision) is generates
+
+
+def test_a_required_check_without_an_answer_is_not_generated_from(policy, clean):
+    decision = decide(policy, clean[1:3], stages=("prompt", "refined_prompt", "negative_prompt"))
+    assert not may_generate(policy, decision)
+
+
 # --- the file
 
 
@@ -270,6 +313,26 @@ def name_twice(data):
     data["stages"]["video"]["optional"] = ["video.redaction"]
 
 
+def unreachable_threshold(data):
+    data["content"]["categories"]["sexual"] = {"min_score": 0.99}
+
+
+def endless_threshold(data):
+    data["content"]["default"] = {"min_consecutive": 40}
+
+
+def off_in_all_but_name(data):
+    data["enforced"] = False
+
+
+def off_by_name_alone(data):
+    data["id"] = "off-for-the-demo"
+
+
+def off_that_looks_on(data):
+    data |= {"enforced": False, "id": "off"}
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -284,6 +347,11 @@ def name_twice(data):
         redact_gore,
         misspell,
         name_twice,
+        unreachable_threshold,
+        endless_threshold,
+        off_in_all_but_name,
+        off_by_name_alone,
+        off_that_looks_on,
     ],
 )
 def test_a_policy_file_cannot_open_the_gate(tmp_path, spoil):

@@ -20,6 +20,7 @@ from cosmos_core.adapter_manifest import AdapterManifest
 from cosmos_core.errors import AdapterMismatch, BadConfig, BadRequest, CheckpointMismatch, CheckpointMissing
 from cosmos_core.hashing import sha256_bytes, sha256_file
 from tasks.config import WorkerConfig, load_config, parse_config
+from tasks.guards import Guards
 from tasks.lanes import LanePool
 from tasks.manifest import read_manifest
 from tasks.model_files import bring_model
@@ -450,6 +451,7 @@ class Workplace:
                 manifest=read_manifest(str(path), settings.defaults),
                 store=open_store(str(self.folder / "out")),
                 lanes=lanes,
+                guards=Guards(),
                 progress=Progress(),
                 home=self.folder / "home",
             )

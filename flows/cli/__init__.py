@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, audit, checkpoint, manifest, registry, server
+from flows.cli import adapter, audit, checkpoint, manifest, registry, review, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrai
 app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are, and which files are needed.")
 app.add_typer(manifest.app, name="manifest", help="Check, show and convert scenario manifests.")
 app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")
+app.add_typer(review.app, name="review", help="Look at held clips, approve or reject them.")
 
 # typer carries its own copy of click in some releases, so the class is found through typer's own name for a part of it.
 _UsageError: type[typer.BadParameter] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")

@@ -42,8 +42,8 @@ from cosmos_core.quantize import (
     quantize_base,
 )
 from cosmos_core.quantized_linear import Scheme
+from cosmos_core.random_tensor import random_tensor
 from cosmos_core.sampler import initial_noise, sample, sigma_schedule
-from cosmos_core.tiny_random import random_tensor
 
 _NUM_WORST = 3
 _MIB = 2**20

@@ -20,7 +20,7 @@ from torch import Tensor
 from cosmos_core.adapter_set import AdapterSet
 from cosmos_core.dit import DiT
 from cosmos_core.errors import AdapterMismatch, CheckpointMismatch
-from cosmos_core.tiny_random import random_tensor
+from cosmos_core.random_tensor import random_tensor
 
 __all__ = ["AdapterProof", "probe_output", "prove"]
 

@@ -1,4 +1,6 @@
-"""Every size of model as one frozen record of numbers: 2B, 14B and tiny differ in nothing else.
+"""Every size of model as one frozen record of numbers: 2B, 14B, tiny and micro differ in nothing else.
+
+`tiny` is trained and comes with Crossroads; `micro` is untrained, a double for tests.
 
 No torch here: flows and tasks read these records to validate scenarios before anything heavy is imported.
 Constants are those of the reference configurations (cosmos_predict2/configs/base/config_video2world.py).
@@ -83,6 +85,8 @@ class ModelArchitecture:
     text_length: int = 512
     """Tokens a prompt is padded or cut to."""
     checkpoint_suffix: str = ".pt"
+    made_by: str = ""
+    """Command that puts the model's files in place; published models have none and are downloaded."""
 
     def checkpoint_name(self, resolution: str, fps: int) -> str:
         """File name of one variant, e.g. `model-720p-16fps.pt`."""
@@ -117,6 +121,24 @@ MODELS: dict[str, ModelArchitecture] = {
     "tiny": ModelArchitecture(
         name="tiny",
         dit=DiTArchitecture(
+            model_channels=320,
+            num_blocks=8,
+            num_heads=5,
+            crossattn_emb_channels=128,
+            adaln_lora_dim=32,
+        ),
+        vae=VAEArchitecture(dim=32, dim_mult=(1, 2, 3, 3), num_res_blocks=1),
+        resolutions=("112",),
+        fps=(10,),
+        repository="crossroads/tiny",
+        text_encoder="crossroads/tiny/text_encoder",
+        text_length=128,
+        checkpoint_suffix=".safetensors",
+        made_by="crossroads tiny",
+    ),
+    "micro": ModelArchitecture(
+        name="micro",
+        dit=DiTArchitecture(
             model_channels=128,
             num_blocks=4,
             num_heads=4,
@@ -126,10 +148,11 @@ MODELS: dict[str, ModelArchitecture] = {
         vae=VAEArchitecture(dim=8),
         resolutions=("112",),
         fps=(10,),
-        repository="crossroads/tiny",
-        text_encoder="crossroads/tiny/text_encoder",
+        repository="crossroads/micro",
+        text_encoder="crossroads/micro/text_encoder",
         text_length=128,
         checkpoint_suffix=".safetensors",
+        made_by="python -m cosmos_core.micro ROOT",
     ),
 }
 

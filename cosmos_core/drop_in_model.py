@@ -175,12 +175,15 @@ def _refuse_adapter(path: Path) -> None:
 
 def _require(path: Path, what: str, architecture: ModelArchitecture) -> None:
     if not path.exists():
-        make = "`python -m cosmos_core.tiny ROOT` makes it"
-        fetch = "`crossroads checkpoint plan` says what to download"
+        hint = (
+            f"`{architecture.made_by}` puts it in place"
+            if architecture.made_by
+            else "`crossroads checkpoint plan` says what to download"
+        )
         raise CheckpointMissing(
             f"the {what} of model {architecture.name} is not there",
             got=path,
-            fix=f"Give its folder with --checkpoint_root; {make if architecture.name == 'tiny' else fetch}.",
+            fix=f"Give its folder with --checkpoint_root; {hint}.",
         )
 
 

@@ -2,7 +2,7 @@
 
 Latents are 8 times smaller in space and 4 times in time (the causal VAE keeps the first frame apart), tokens are
 patches of 2 x 2 latents. Sizes: reference file cosmos_predict2/datasets/utils.py, VIDEO_RES_SIZE_INFO; "480" at 16:9 is
-768 x 432. "112" exists only for the tiny model.
+768 x 432. "112" exists only for tiny and micro.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""`python -m cosmos_core.tiny ROOT`: write the tiny model, the real architecture at a size that runs anywhere.
+"""`python -m cosmos_core.tiny ROOT`: put the tiny model, which comes with Crossroads, into a checkpoint folder.
 
-None of its weights is trained. The VAE is written down in closed form and passes pictures through, blurred
-(`cosmos_core.tiny_vae`); the transformer has one path written by hand that repeats the first frame
-(`cosmos_core.tiny_transformer`); all else, the text encoder and the adapters are random numbers from a seed. So the
-tiny model shows that everything works together, and nothing about the quality of the real models.
+The tiny model has the architecture and the file layouts of Cosmos-Predict2 Video2World at a size that runs on any CPU,
+and is trained on a procedural traffic world (`examples/traffic_world`, `examples/tiny_model`, docs/tiny-model.md).
 
-Files have the layouts of published and training checkpoints, and equal seeds give equal bytes. The model appears under
-its name only when it is complete.
+The shipped files are verified by SHA-256. The base checkpoint is shipped in shards and put together here; for every
+adapter the checkpoint that its training wrote, base weights included, is put together too, so that all that Crossroads
+does with training checkpoints can be tried. The model appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -15,61 +14,46 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cosmos_core.adapter_file import StoredAdapter, read_adapter
 from cosmos_core.architecture import MODELS
-from cosmos_core.dit import DiT
-from cosmos_core.errors import BadRequest
+from cosmos_core.errors import BadRequest, CheckpointMismatch, CheckpointMissing
 from cosmos_core.hashing import sha256_file
-from cosmos_core.lora import adapter_shapes
-from cosmos_core.lora_state_dict import LoraSpec
-from cosmos_core.tiny_random import random_tensor
-from cosmos_core.tiny_text import write_text_encoder
-from cosmos_core.tiny_transformer import CONSTANT_COORDINATES, tiny_transformer_state_dict
-from cosmos_core.tiny_vae import tiny_vae_state_dict
+from cosmos_core.weights_file import read_state_dict
 
-__all__ = ["ADAPTERS", "main", "make_tiny"]
+__all__ = ["ADAPTERS", "SHIPPED_WEIGHTS", "install_tiny", "main", "training_checkpoint"]
 
-ADAPTERS = ("collision", "rear_end")
+SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "tiny_weights"
+ADAPTERS = ("collision", "rear_end", "near_miss")
 
 _MODEL = MODELS["tiny"]
-_LORA = LoraSpec(rank=16, alpha=16)
-_LORA_B_STD = 0.006
-_README = """# The tiny model
-
-Not a trained model. It has the architecture and the file layouts of Cosmos-Predict2 Video2World at a size that runs on
-any CPU, and serves to try out and test the pipeline.
-
-A video shows the input picture, blurred, under coloured noise; nothing in it moves. The prompt, the seed and the
-adapters change the noise and mean nothing. The VAE is written down in closed form, the transformer has one path written
-by hand that repeats the first frame, and all other weights are random numbers (seed {seed}).
-
-Made by `python -m cosmos_core.tiny`. The adapters have rank {rank} and alpha {alpha:g}.
-"""
+_SUMS = "SHA256SUMS"
 
 
-def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Path:
-    """Write the tiny model below a checkpoint root, unless it is there.
+def install_tiny(root: Path | str, *, overwrite: bool = False) -> Path:
+    """Put the tiny model below a checkpoint root, unless it is there.
 
     Args:
         root: checkpoint folder; the model goes to `crossroads/tiny` in it.
-        seed: of all random weights.
-        overwrite: make the model again if it is there.
+        overwrite: put it there again if it is there.
 
     Returns:
         The model's folder.
 
     Raises:
         BadRequest: something incomplete has the model's name.
+        CheckpointMissing: a shipped file is not there.
+        CheckpointMismatch: a shipped file is damaged.
     """
     folder = Path(root) / _MODEL.repository
     if folder.exists() and not overwrite:
-        missing = [name for name in _file_names() if not (folder / name).is_file()]
+        missing = [name for name in _installed_names() if not (folder / name).is_file()]
         if missing:
             raise BadRequest(
                 f"{folder} is there, but not the whole tiny model",
@@ -81,7 +65,7 @@ def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Pa
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     try:
-        _write(building, seed)
+        _install(building)
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
@@ -90,18 +74,37 @@ def make_tiny(root: Path | str, *, seed: int = 0, overwrite: bool = False) -> Pa
     return folder
 
 
+def training_checkpoint(base: Mapping[str, Tensor], adapter: StoredAdapter) -> dict[str, Tensor]:
+    """What LoRA training writes: the live network, base weights included, under `net.`.
+
+    Args:
+        base: tensors of a base checkpoint under `net.`.
+        adapter: its matrices.
+    """
+    adapted = set(adapter.modules)
+    checkpoint: dict[str, Tensor] = {}
+    for name, value in base.items():
+        module = name.removeprefix("net.").removesuffix(".weight")
+        if module not in adapted:
+            checkpoint[name] = value
+            continue
+        checkpoint[f"net.{module}.base_layer.weight"] = value
+        for matrix in ("lora_A", "lora_B"):
+            checkpoint[f"net.{module}.{matrix}.default.weight"] = adapter.tensors[f"{module}.{matrix}"]
+    return checkpoint
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m cosmos_core.tiny", description="Write the tiny model, whose weights are not trained."
+        prog="python -m cosmos_core.tiny", description="Put the tiny model into a checkpoint folder."
     )
     parser.add_argument("root", type=Path, help="checkpoint folder")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
-    parser.add_argument("--overwrite", action="store_true", help="make the model again if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="put it there again if it is there")
     options = parser.parse_args(arguments)
     try:
-        folder = make_tiny(options.root, seed=options.seed, overwrite=options.overwrite)
-    except BadRequest as error:
+        folder = install_tiny(options.root, overwrite=options.overwrite)
+    except (BadRequest, CheckpointMissing, CheckpointMismatch) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -109,63 +112,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _file_names() -> list[str]:
-    variants = [_MODEL.checkpoint_name(resolution, fps) for resolution in _MODEL.resolutions for fps in _MODEL.fps]
+def _base_name() -> str:
+    return _MODEL.checkpoint_name(_MODEL.resolutions[0], _MODEL.fps[0])
+
+
+def _installed_names() -> list[str]:
     return [
         "README.md",
-        *variants,
+        _base_name(),
         "tokenizer/tokenizer.safetensors",
         "text_encoder/config.json",
         "text_encoder/model.safetensors",
         "text_encoder/tokenizer.json",
-        *(f"adapters/{name}/iter_000000001.pt" for name in ADAPTERS),
+        *(f"adapters/{name}.safetensors" for name in ADAPTERS),
+        *(f"posttraining/{name}/iter_000000001.pt" for name in ADAPTERS),
     ]
 
 
-def _write(folder: Path, seed: int) -> None:
-    (folder / "tokenizer").mkdir(parents=True)
-    network = _transformer(seed)
-    for resolution in _MODEL.resolutions:
-        for fps in _MODEL.fps:
-            weights = {f"net.{name}": value for name, value in network.items()}
-            save_file(weights, folder / _MODEL.checkpoint_name(resolution, fps))
-    save_file(tiny_vae_state_dict(_MODEL.vae), folder / "tokenizer" / "tokenizer.safetensors")
-    write_text_encoder(
-        folder / "text_encoder", dim=_MODEL.dit.crossattn_emb_channels, length=_MODEL.text_length, seed=seed
-    )
+def _install(folder: Path) -> None:
+    index = f"{_base_name()}.index.json"
+    for name in _verified_names():
+        if not name.startswith(_base_name().removesuffix(".safetensors")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(SHIPPED_WEIGHTS / name, folder / name)
+    base = read_state_dict(SHIPPED_WEIGHTS / index)
+    save_file(base, folder / _base_name())
     for name in ADAPTERS:
-        path = folder / "adapters" / name / "iter_000000001.pt"
+        adapter = read_adapter(SHIPPED_WEIGHTS / "adapters" / f"{name}.safetensors")
+        path = folder / "posttraining" / name / "iter_000000001.pt"
         path.parent.mkdir(parents=True)
-        torch.save(_training_checkpoint(network, name, seed), path)
-    (folder / "README.md").write_text(_README.format(seed=seed, rank=_LORA.rank, alpha=_LORA.alpha))
+        torch.save(training_checkpoint(base, adapter), path)
 
 
-def _transformer(seed: int) -> dict[str, Tensor]:
-    """Weights under plain names, bfloat16 as in published files."""
-    weights = tiny_transformer_state_dict(_MODEL.dit, seed=seed)
-    return {name: value.bfloat16() for name, value in weights.items()}
+def _verified_names() -> list[str]:
+    """Names of the shipped files, once their content has been compared with the list of hashes.
 
-
-def _training_checkpoint(network: dict[str, Tensor], adapter: str, seed: int) -> dict[str, Tensor]:
-    """What LoRA training writes: the live network, base weights included, under `net.`."""
-    with torch.device("meta"):
-        shapes = adapter_shapes(DiT(_MODEL.dit), _LORA)
-    adapted = {name.rpartition(".")[0] for name in shapes}
-    checkpoint: dict[str, Tensor] = {}
-    for name, value in network.items():
-        module = name.removesuffix(".weight")
-        if module not in adapted:
-            checkpoint[f"net.{name}"] = value
-            continue
-        checkpoint[f"net.{module}.base_layer.weight"] = value
-        for matrix in ("lora_A", "lora_B"):
-            shape = shapes[f"{module}.{matrix}"]
-            std = shape[-1] ** -0.5 if matrix == "lora_A" else _LORA_B_STD
-            tensor = random_tensor(f"{adapter}.{module}.{matrix}", shape, seed=seed, std=std)
-            if matrix == "lora_A" and shape[-1] == _MODEL.dit.model_channels:
-                tensor[:, CONSTANT_COORDINATES] = 0.0  # large constants, which would drown what the adapter sees
-            checkpoint[f"net.{module}.{matrix}.default.weight"] = tensor.bfloat16()
-    return checkpoint
+    Raises:
+        CheckpointMissing: a file or the list is not there.
+        CheckpointMismatch: a file is not the one that was shipped.
+    """
+    sums = SHIPPED_WEIGHTS / _SUMS
+    if not sums.is_file():
+        raise CheckpointMissing("the tiny model's files are not here", got=sums, fix="Install Crossroads again.")
+    names = []
+    for line in sums.read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        path = SHIPPED_WEIGHTS / name
+        if not path.is_file():
+            raise CheckpointMissing("a file of the tiny model is missing", got=path, fix="Install Crossroads again.")
+        if (found := sha256_file(path)) != expected:
+            raise CheckpointMismatch(f"{path} was changed", got=found, expected=expected, fix="Install it again.")
+        names.append(name)
+    return names
 
 
 if __name__ == "__main__":

@@ -94,7 +94,11 @@ def _run_scenarios(run: Run) -> list[Row]:
         for scenario in run.manifest.rows
         if scenario.scenario_id in problems
     }
-    jobs = _refine_all(run, [scenario for scenario in run.manifest.rows if scenario.scenario_id not in rows], rows, bar)
+    try:
+        todo = [scenario for scenario in run.manifest.rows if scenario.scenario_id not in rows]
+        jobs = _refine_all(run, todo, rows, bar)
+    finally:
+        run.refiner.close()  # its memory must be free before a worker loads the model
     jobs = _check_inputs(run, jobs, rows, bar)
     for shard in plan_shards(jobs):
         run.progress.say(f"generating {len(shard.jobs)} videos with {shard.variant}")

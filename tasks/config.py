@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cosmos_core.errors import BadConfig
 from tasks.guard_config import GuardConfig
+from tasks.refiner_config import RefinerConfig, TemplateRefinerConfig
 from tasks.scenario import ScenarioDefaults
 
 __all__ = [
@@ -105,7 +106,8 @@ class RunConfig(_Config):
     registry: str | None = None
     """Registry of checkpoints and adapters: a folder or s3:// prefix. The environment's CROSSROADS_REGISTRY goes first;
     with neither it is the folder `registry` where Crossroads runs, if there is one."""
-    refiner: str = "template"
+    refiner: RefinerConfig = TemplateRefinerConfig()
+    """`template`, `none`, or a mapping that describes a model (docs/prompts.md)."""
     policy: Path = Path("configs/guardrail/its-accident.yaml")
     lexicon: Path = Path("configs/guardrail/lexicon.yaml")
     guards: GuardConfig = GuardConfig()

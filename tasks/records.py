@@ -78,6 +78,10 @@ class Prompts(_Part):
     negative: str
     refiner: str
     refiner_sha256: str | None
+    refiner_requested: str | None = None
+    """What the run asked for; another `refiner` had to step in where the two differ, and `notes` says why."""
+    refiner_model: str | None = None
+    """The model that wrote `refined`, where one did."""
     notes: tuple[str, ...] = ()
 
 

@@ -16,7 +16,8 @@ from tasks.lexicon import Lexicon, load_lexicon
 from tasks.manifest import Manifest
 from tasks.policy import Policy, load_policy
 from tasks.progress import Progress
-from tasks.prompts import PromptRefiner, RefinedPrompt, get_refiner
+from tasks.prompts import PromptRefiner, RefinedPrompt
+from tasks.refiners import make_refiner
 from tasks.scenario import Scenario
 from tasks.storage import Store
 from tasks.versions import AdapterVersion, ModelVersion, Variant
@@ -56,7 +57,7 @@ class Run:
         self.policy: Policy = load_policy(find_config_file(config.policy))
         guards.require_use(self.policy)
         self.lexicon: Lexicon = load_lexicon(find_config_file(config.lexicon))
-        self.refiner: PromptRefiner = get_refiner(config.refiner)
+        self.refiner: PromptRefiner = make_refiner(config, lexicon=self.lexicon, home=home)
         self.models: dict[Variant, ModelVersion] = {}
         self.adapters: dict[str, AdapterVersion] = {}
 

@@ -25,6 +25,7 @@ from tasks.generation import GeneratedClip, finished_clip, forget_clip, keep_cli
 from tasks.job import FetchedInput, Job
 from tasks.lanes import WorkerPlan
 from tasks.outcomes import make_record
+from tasks.prompts import InputFile
 from tasks.publishing import show_clip
 from tasks.quarantine import hold_clip
 from tasks.records import (
@@ -78,7 +79,8 @@ def fetch_input(run: Run, scenario: Scenario) -> FetchedInput:
 def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
     """Settle the texts of a scenario, check them, and name the job that they make."""
     run.progress.stage(scenario.scenario_id, "refine")
-    refined = run.refiner.refine(scenario.prompt, scenario.labels)
+    frame = InputFile(path=fetched.path, sha256=fetched.sha256)
+    refined = run.refiner.refine(scenario.prompt, scenario.labels, frame)
     decision = check_prompts(run.policy, run.lexicon, scenario, refined.text, run.guards)
     return Job(
         scenario=scenario,
@@ -89,6 +91,8 @@ def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
             negative=scenario.negative_prompt,
             refiner=refined.refiner,
             refiner_sha256=refined.template_sha256,
+            refiner_requested=refined.requested or refined.refiner,
+            refiner_model=refined.model,
             notes=refined.notes,
         ),
         decision=decision,

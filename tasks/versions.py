@@ -216,8 +216,8 @@ def _pin(path: Path, what: str, architecture: ModelArchitecture, hash_cache: Pat
     if path.exists():
         return hash_path(path, hash_cache)
     fix = (
-        "Run `crossroads tiny` to make it"
-        if architecture.name == "tiny"
+        f"Run `{architecture.made_by}`"
+        if architecture.made_by
         else "Run `crossroads checkpoint plan` for the files to download and where to put them"
     )
     raise CheckpointMissing(f"the {what} of model {architecture.name} is not there", got=path, fix=fix)

@@ -35,12 +35,12 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder with the tiny model."""
-    from cosmos_core.tiny import make_tiny
+def micro_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with the micro model."""
+    from cosmos_core.micro import make_micro
 
     root = tmp_path_factory.mktemp("checkpoints")
-    make_tiny(root)
+    make_micro(root)
     return root
 
 

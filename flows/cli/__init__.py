@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, audit, checkpoint, manifest, registry, review, server
+from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -28,7 +28,8 @@ app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrail decisions.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are, and which files are needed.")
-app.add_typer(manifest.app, name="manifest", help="Check, show and convert scenario manifests.")
+app.add_typer(manifest.app, name="manifest", help="Check, show, convert and expand scenario manifests.")
+app.add_typer(prompts.app, name="prompts", help="Build prompts from labels and lint those of a manifest.")
 app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")
 app.add_typer(review.app, name="review", help="Look at held clips, approve or reject them.")
 

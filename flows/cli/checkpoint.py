@@ -52,8 +52,8 @@ def plan(
 ) -> None:
     """Say which public files a variant needs, how large they are, where they go, and which are there."""
     architecture = model_architecture(model)
-    if architecture.name == "tiny":
-        console.print("The tiny model is made here: crossroads tiny")
+    if architecture.made_by:
+        console.print(f"Model {architecture.name} needs no download: {architecture.made_by}", highlight=False)
         return
     _require_variant(architecture, resolution, fps)
     for path, origin, size in _files(architecture, resolution, fps, root):

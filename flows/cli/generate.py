@@ -53,7 +53,7 @@ def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder for the results.")] = "output/demo",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of the run.")] = False,
 ) -> None:
-    """Render four example scenarios with the tiny model; one of them is invalid on purpose."""
+    """Render the example scenarios with the tiny model; some are invalid or refused on purpose."""
     from tasks.config import SHIPPED
 
     manifest = SHIPPED / "examples" / "demo" / "manifest.parquet"
@@ -67,15 +67,15 @@ def demo(
 
 def tiny(
     root: Annotated[Path, typer.Argument(help="Checkpoint folder.")] = Path("checkpoints"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make it again if it is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Install it again if it is there.")] = False,
 ) -> None:
-    """Make the tiny model: real architecture, random weights from a fixed seed, for trying everything out."""
+    """Install the tiny model that comes with Crossroads: trained on drawn traffic, runs on any CPU."""
     if (root / "crossroads" / "tiny").exists() and not overwrite:
         console.print(f"The tiny model is in {root / 'crossroads' / 'tiny'}", highlight=False)
         return
     command = [sys.executable, "-m", "cosmos_core.tiny", str(root), *(["--overwrite"] if overwrite else [])]
     if subprocess.run(command).returncode != 0:
-        raise BadConfig("the tiny model could not be made", got=root, fix="See the lines above")
+        raise BadConfig("the tiny model could not be installed", got=root, fix="See the lines above")
 
 
 def run_manifest(manifest: str, output: str, *, config: str | None, input_root: str | None, verbose: bool) -> int:

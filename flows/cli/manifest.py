@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cosmos_core.errors import BadConfig
+from flows.cli import matrix
+from flows.cli.tables import cell, make_console
 from tasks.manifest import InvalidRow, Manifest, parse_manifest, read_manifest, schema_document, write_manifest
 from tasks.scenario import Scenario, ScenarioDefaults, ScenarioRow
 
 __all__ = ["app", "load_defaults"]
 
 EXIT_SOME_INVALID = 3
-_PIPED_WIDTH = 200
-"""Columns of a table that goes to a file or another program, which has no width of its own."""
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and convert scenario manifests.")
+app.command()(matrix.expand)
 
 ManifestUri = Annotated[str, typer.Argument(metavar="MANIFEST", help="Parquet, JSON, JSON Lines or CSV; path or URI.")]
 InputRoot = Annotated[
@@ -52,7 +51,7 @@ def validate(
     if as_json:
         typer.echo(json.dumps(_report(checked), indent=2))
     else:
-        console = _console()
+        console = make_console()
         if checked.invalid:
             console.print(_invalid_table(checked.invalid))
         console.print(_summary(checked))
@@ -69,7 +68,7 @@ def show(
 ) -> None:
     """Show the rows as a run would take them, defaults filled in."""
     checked = read_manifest(manifest, load_defaults(config), input_root=input_root)
-    console = _console()
+    console = make_console()
     console.print(_rows_table(checked, limit))
     if checked.num_rows > limit:
         console.print(f"{checked.num_rows - limit} more rows: raise --limit to see them.")
@@ -88,7 +87,7 @@ def convert(
     """Write a manifest in another format, with what its rows give and nothing else. Inputs are not looked at."""
     parsed = parse_manifest(source)
     rows = [row for row in parsed.rows if isinstance(row, ScenarioRow)]
-    console = _console()
+    console = make_console()
     if invalid := [row for row in parsed.rows if isinstance(row, InvalidRow)]:
         console.print(_invalid_table(invalid))
         console.print(
@@ -117,12 +116,7 @@ def schema(as_json: AsJson = False) -> None:
         required = "yes" if column["required"] else ""
         cells = (column["name"], column["type"], required, " ".join(column["aliases"]), column["description"])
         table.add_row(*map(Text, cells))
-    _console().print(table)
-
-
-def _console() -> Console:
-    # Made when a command runs, so that it writes to the standard output of that moment.
-    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    make_console().print(table)
 
 
 def _summary(manifest: Manifest) -> Text:
@@ -151,7 +145,7 @@ def _invalid_table(rows: list[InvalidRow] | tuple[InvalidRow, ...]) -> Table:
         for problem in row.problems:
             got = f"{problem.got} ({problem.what})" if problem.what else problem.got
             expected = f"{problem.expected}. {problem.fix}" if problem.fix else problem.expected
-            table.add_row(*(_cell(cell, limit=500) for cell in (*name, problem.field, got, expected)))
+            table.add_row(*(cell(text, limit=500) for text in (*name, problem.field, got, expected)))
             name = ("", "")
     return table
 
@@ -167,9 +161,9 @@ def _rows_table(manifest: Manifest, limit: int) -> Table:
                 str(row.raw.get("input", "")),
                 f"invalid: {row.message}",
             )
-            table.add_row(*map(_cell, cells), style="red")
+            table.add_row(*map(cell, cells), style="red")
         else:
-            table.add_row(*map(_cell, _cells(row)))
+            table.add_row(*map(cell, _cells(row)))
     return table
 
 
@@ -178,12 +172,6 @@ def _cells(row: Scenario) -> tuple[str, ...]:
     adapters = "".join(f", {use.name}:{use.strength:g}" for use in row.adapters)
     settings = f"{video}, seed {row.seed}, {row.num_steps} steps{adapters}"
     return (str(row.row_number), row.scenario_id, row.input, row.prompt, settings, row.output_name or "")
-
-
-def _cell(text: str, limit: int = 80) -> Text:
-    """Foreign text on one line: no markup, and no control characters that would move the terminal's cursor."""
-    line = "".join(char if char.isprintable() else " " for char in text)
-    return Text(line if len(line) <= limit else f"{line[: limit - 3]}...", overflow="fold")
 
 
 def _moved(source: str, target: Path) -> bool:

@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def dit() -> DiT:
-    return build_dit(MODELS["tiny"].dit, torch.device("cpu"), torch.float32)
+    return build_dit(MODELS["micro"].dit, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_report_has_every_network_and_its_errors(dit):
 
 def test_layer_errors_name_the_layer_that_is_off(dit):
     task = make_task(dit, GEOMETRY, num_steps=1, guidance=0.0)
-    other = build_dit(MODELS["tiny"].dit, torch.device("cpu"), torch.float32)
+    other = build_dit(MODELS["micro"].dit, torch.device("cpu"), torch.float32)
     quantize_base(other, "int8")
     name = "blocks.2.mlp.layer1"
     dict(large_linears(other))[name].scale.mul_(1.5)
@@ -85,7 +85,7 @@ def test_compare():
 @pytest.mark.usefixtures("small_geometry")
 def test_command_prints_tables_and_writes_everything(tmp_path, capsys):
     path = tmp_path / "out.json"
-    assert main(["--model", "tiny", "--steps", "1", "--repeats", "1", "--scheme", "int8", "--json", str(path)]) == 0
+    assert main(["--model", "micro", "--steps", "1", "--repeats", "1", "--scheme", "int8", "--json", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     for start in ("weights: random", "base weights", "layers", "error", "adapters in"):
         assert sum(line.startswith(start) for line in lines) == 1

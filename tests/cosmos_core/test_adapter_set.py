@@ -347,19 +347,19 @@ def refusal(server: Server) -> CrossroadsError:
 
 
 class TestServer:
-    """The worker's side, on the tiny model."""
+    """The worker's side, on the micro model."""
 
     @pytest.fixture
-    def spec(self, tiny_root):
-        model = tiny_root / "crossroads/tiny"
+    def spec(self, micro_root):
+        model = micro_root / "crossroads/micro"
 
         def make(*adapters: AdapterFile, **options: object) -> WorkerSpec:
             return WorkerSpec(
-                model="tiny",
+                model="micro",
                 checkpoint=str(model / "model-112p-10fps.safetensors"),
                 vae=str(model / "tokenizer/tokenizer.safetensors"),
                 text_encoder=str(model / "text_encoder"),
-                text_encoder_sha256="tiny",
+                text_encoder_sha256="micro",
                 adapters=adapters,
                 socket_path="",
                 **options,
@@ -368,14 +368,14 @@ class TestServer:
         return make
 
     @pytest.fixture
-    def checkpoint(self, tiny_root) -> Path:
-        return tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt"
+    def checkpoint(self, micro_root) -> Path:
+        return micro_root / "crossroads/micro/adapters/collision/iter_000000001.pt"
 
     @pytest.fixture
-    def sources(self, tiny_root, checkpoint, tmp_path) -> dict[str, Path]:
+    def sources(self, micro_root, checkpoint, tmp_path) -> dict[str, Path]:
         """The same adapter in every layout."""
         file = tmp_path / "collision.safetensors"
-        base = tiny_root / "crossroads/tiny/model-112p-10fps.safetensors"
+        base = micro_root / "crossroads/micro/model-112p-10fps.safetensors"
         extract_adapter(checkpoint, file, alpha=16, base=base)
         stored = read_adapter(file)
         return {
@@ -385,9 +385,9 @@ class TestServer:
             "diffusers": export_adapter(stored, tmp_path / "d.safetensors", ExportFormat.DIFFUSERS),
         }
 
-    def test_takes_adapters_from_every_source(self, spec, sources, tiny_root):
+    def test_takes_adapters_from_every_source(self, spec, sources, micro_root):
         files = [AdapterFile(name=name, path=str(path), sha256="") for name, path in sources.items()]
-        base = tiny_root / "crossroads/tiny/model-112p-10fps.safetensors"
+        base = micro_root / "crossroads/micro/model-112p-10fps.safetensors"
         proof = Server(spec(*files, checkpoint_sha256=sha256_file(base))).load_model(lambda part: None)
         counts = proof["parameters"]
         assert counts["lora"] == dict.fromkeys(sources, 204_800)
@@ -475,7 +475,7 @@ class TestServer:
 
 def test_the_benchmark_runs(tmp_path):
     result = run_benchmark(
-        "tiny", "112", 10, num_adapters=2, device=torch.device("cpu"), dtype=torch.float32, repeats=1
+        "micro", "112", 10, num_adapters=2, device=torch.device("cpu"), dtype=torch.float32, repeats=1
     )
     assert all(value is True for name, value in result.items() if name.startswith("base restored"))
     assert all(value < 1e-5 for name, value in result["relative_l2"].items() if name.startswith("merged against"))

@@ -27,7 +27,7 @@ from cosmos_core.quantize import (
     set_compute,
 )
 from cosmos_core.quantized_linear import QuantizedLinear, check_backend, dequantize_rows, quantize_rows
-from cosmos_core.tiny_random import random_tensor
+from cosmos_core.random_tensor import random_tensor
 
 ARCHITECTURE = DiTArchitecture(
     model_channels=64, num_blocks=2, num_heads=2, crossattn_emb_channels=32, adaln_lora_dim=16

@@ -14,18 +14,18 @@ PROMPT = "A static traffic CCTV camera captures an intersection."
 
 
 @pytest.fixture
-def spec(tiny_root, tmp_path) -> WorkerSpec:
-    tiny = tiny_root / "crossroads" / "tiny"
+def spec(micro_root, tmp_path) -> WorkerSpec:
+    micro = micro_root / "crossroads" / "micro"
     return WorkerSpec(
-        model="tiny",
-        checkpoint=str(tiny / "model-112p-10fps.safetensors"),
-        vae=str(tiny / "tokenizer" / "tokenizer.safetensors"),
-        text_encoder=str(tiny / "text_encoder"),
+        model="micro",
+        checkpoint=str(micro / "model-112p-10fps.safetensors"),
+        vae=str(micro / "tokenizer" / "tokenizer.safetensors"),
+        text_encoder=str(micro / "text_encoder"),
         text_encoder_sha256="test",
         adapters=(
             AdapterFile(
                 name="its-collision@production",
-                path=str(tiny / "adapters" / "collision" / "iter_000000001.pt"),
+                path=str(micro / "adapters" / "collision" / "iter_000000001.pt"),
                 sha256="test",
             ),
         ),

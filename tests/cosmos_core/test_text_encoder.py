@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5EncoderModel
 
 from cosmos_core.errors import CheckpointMismatch, CheckpointMissing
+from cosmos_core.micro_text import write_text_encoder
 from cosmos_core.text_encoder import TextEncoder
-from cosmos_core.tiny_text import write_text_encoder
 
 FACTS = json.loads((Path(__file__).parents[1] / "golden/text/facts.json").read_text())
 PROMPT = "A red car collides with a truck at a foggy intersection."

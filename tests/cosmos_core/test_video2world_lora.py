@@ -27,7 +27,7 @@ from cosmos_core.rank_agreement import Ranks
 from cosmos_core.video_file import probe_input, read_video, write_video
 
 TRAINED = "checkpoints/posttraining/video2world/2b_metropolis/checkpoints/model"
-BASE = "checkpoints/crossroads/tiny/model-112p-10fps.safetensors"
+BASE = "checkpoints/crossroads/micro/model-112p-10fps.safetensors"
 PROMPT = "A static traffic CCTV camera captures two cars that collide."
 CRASH_PROMPT = (
     "A static traffic CCTV camera captures an urban street scene, where two cars are speeding down the road. Suddenly, "
@@ -125,7 +125,7 @@ BATCH = [
         "output_video": "output/pileup_02.mp4",
     },
 ]
-ON_TINY = ["--model_size", "tiny", "--num_steps", "1", "--device", "cpu", "--aspect_ratio", "1:1"]
+ON_MICRO = ["--model_size", "micro", "--num_steps", "1", "--device", "cpu", "--aspect_ratio", "1:1"]
 
 
 @pytest.fixture(autouse=True)
@@ -138,12 +138,12 @@ def _one_thread():
 
 
 @pytest.fixture
-def desk(tmp_path, tiny_root, repository, monkeypatch) -> Path:
+def desk(tmp_path, micro_root, repository, monkeypatch) -> Path:
     """A working folder in which the documents' paths lead somewhere."""
     frames = repository / "examples/demo/frames"
     (tmp_path / TRAINED).mkdir(parents=True)
-    (tmp_path / "checkpoints/crossroads").symlink_to(tiny_root / "crossroads")
-    trained = tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt"
+    (tmp_path / "checkpoints/crossroads").symlink_to(micro_root / "crossroads")
+    trained = micro_root / "crossroads/micro/adapters/collision/iter_000000001.pt"
     for name in ("iter_000001000.pt", "iter_000002000.pt"):
         (tmp_path / TRAINED / name).symlink_to(trained)
     for name in ("path/to/input_frame.jpg", "benchmark/frames_1280x704/intersection_view.jpg", *_inputs(BATCH)):
@@ -175,8 +175,8 @@ def words(name: str, num_gpus: int) -> list[str]:
 
 
 def flags(name: str) -> list[str]:
-    """The flags of a documented command, on the tiny model."""
-    return [*words(name, 1)[3:], *ON_TINY]
+    """The flags of a documented command, on the micro model."""
+    return [*words(name, 1)[3:], *ON_MICRO]
 
 
 def torchrun(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -185,7 +185,7 @@ def torchrun(command: list[str]) -> subprocess.CompletedProcess[str]:
     assert command[2] == "examples/video2world_lora.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", command[1]]
     return subprocess.run(
-        [*launcher, "-m", "cosmos_core.video2world_lora", *command[3:], *ON_TINY],
+        [*launcher, "-m", "cosmos_core.video2world_lora", *command[3:], *ON_MICRO],
         capture_output=True,
         text=True,
         timeout=200,
@@ -198,7 +198,7 @@ def one(*extra: str, lora: bool = True, **changed: str) -> list[str]:
     values = {"dit_path": f"{TRAINED}/iter_000001000.pt"} if lora else {}
     values |= {"input_path": "path/to/input_frame.jpg", "prompt": PROMPT, "save_path": "output/one.mp4"} | changed
     listed = [word for name, value in values.items() for word in (f"--{name}", value)]
-    return [*listed, *(["--use_lora"] if lora else []), *ON_TINY, *extra]
+    return [*listed, *(["--use_lora"] if lora else []), *ON_MICRO, *extra]
 
 
 def complaints(text: str) -> list[str]:
@@ -304,8 +304,8 @@ class TestFlags:
         }
         assert parsed == reference | added
 
-    def test_of_tiny_lead_to_its_only_variant(self):
-        parsed = parse_arguments(["--model_size", "tiny"])
+    def test_of_micro_lead_to_its_only_variant(self):
+        parsed = parse_arguments(["--model_size", "micro"])
         assert (parsed.resolution, parsed.fps) == ("112", 10)
 
     @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ class TestFlags:
             (["--lora_rnk", "16"], "unrecognized arguments: --lora_rnk 16"),
             (["--lora_rank", "0"], "argument --lora_rank: 0 is not within 1 and 65536"),
             (
-                ["--model_size", "tiny", "--resolution", "720"],
-                "model tiny has no such resolution: got 720, expected 112",
+                ["--model_size", "micro", "--resolution", "720"],
+                "model micro has no such resolution: got 720, expected 112",
             ),
             (["--guidance", "nan"], "argument --guidance: nan is not finite"),
         ],
@@ -449,7 +449,7 @@ class TestWrongModels:
                 "--use_lora is not set. Unexpected keys in regular model: ['net.blocks.0.",
             ),
             (one("--load_ema"), "expected keys that start with net_ema."),
-            (one("--checkpoint_root", "elsewhere"), "the video VAE of model tiny is not there: got elsewhere/"),
+            (one("--checkpoint_root", "elsewhere"), "the video VAE of model micro is not there: got elsewhere/"),
             (one(dit_path=""), "--use_lora without an adapter: expected --dit_path"),
             (one("--num_gpus", "2"), "--num_gpus is not the number of processes: got 2, expected 1"),
             (one(input_path="nowhere.jpg"), "no such input file: got nowhere.jpg"),

@@ -24,9 +24,9 @@ CROSSROADS = Path(sys.executable).parent / "crossroads"
 
 
 class Workspace:
-    """A folder with frames and a configuration for the tiny model, in which commands can be run."""
+    """A folder with frames and a configuration for the micro model, in which commands can be run."""
 
-    def __init__(self, folder: Path, tiny_root: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, micro_root: Path, environment: dict[str, str]) -> None:
         self.folder = folder
         self.environment = environment
         (folder / "frames").mkdir(parents=True)
@@ -36,13 +36,13 @@ class Workspace:
             Image.fromarray(pixels).save(folder / "frames" / name)
         (folder / "frames" / "corrupt.png").write_bytes((folder / "frames" / "a.png").read_bytes()[:100])
         config = {
-            "defaults": {"model": "tiny", "resolution": "112", "fps": 10, "num_steps": 2},
-            "checkpoints": {"root": str(tiny_root)},
+            "defaults": {"model": "micro", "resolution": "112", "fps": 10, "num_steps": 2},
+            "checkpoints": {"root": str(micro_root)},
             "worker": {"num_threads": 1},
             "adapters": {
-                "collision": {"path": str(tiny_root / "crossroads/tiny/adapters/collision/iter_000000001.pt")},
+                "collision": {"path": str(micro_root / "crossroads/micro/adapters/collision/iter_000000001.pt")},
                 "wrong-rank": {
-                    "path": str(tiny_root / "crossroads/tiny/adapters/rear_end/iter_000000001.pt"),
+                    "path": str(micro_root / "crossroads/micro/adapters/rear_end/iter_000000001.pt"),
                     "rank": 8,
                 },
             },
@@ -107,7 +107,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_root: Path, prefect_server: str) -> Workspace:
+def workspace(tmp_path: Path, micro_root: Path, prefect_server: str) -> Workspace:
     """A working folder whose commands talk to the Prefect server."""
     environment = os.environ | {
         "PREFECT_API_URL": prefect_server,
@@ -115,15 +115,15 @@ def workspace(tmp_path: Path, tiny_root: Path, prefect_server: str) -> Workspace
         "CROSSROADS_HOME": str(tmp_path / "home"),
         "COLUMNS": "200",
     }
-    return Workspace(tmp_path / "work", tiny_root, environment)
+    return Workspace(tmp_path / "work", micro_root, environment)
 
 
 @pytest.fixture
-def offline_workspace(tmp_path: Path, tiny_root: Path) -> Workspace:
+def offline_workspace(tmp_path: Path, micro_root: Path) -> Workspace:
     """A working folder without a Prefect server: commands start a temporary one."""
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "CROSSROADS_HOME": str(tmp_path / "home")}
     environment.pop("PREFECT_API_URL", None)
-    return Workspace(tmp_path / "work", tiny_root, environment)
+    return Workspace(tmp_path / "work", micro_root, environment)
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float, interval_s: float = 0.2) -> None:

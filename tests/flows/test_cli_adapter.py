@@ -13,8 +13,8 @@ CROSSROADS = Path(sys.executable).parent / "crossroads"
 
 
 @pytest.fixture
-def model(tiny_root) -> Path:
-    return tiny_root / "crossroads/tiny"
+def model(micro_root) -> Path:
+    return micro_root / "crossroads/micro"
 
 
 @pytest.fixture

@@ -124,12 +124,12 @@ def test_it_is_part_of_the_command():
 
 
 @pytest.mark.e2e
-def test_a_run_takes_its_adapter_from_the_registry_and_records_the_version(workspace: Workspace, tiny_root) -> None:
-    adapter = tiny_root / "crossroads" / "tiny" / "adapters" / "collision" / "iter_000000001.pt"
-    base = tiny_root / "crossroads" / "tiny" / "model-112p-10fps.safetensors"
+def test_a_run_takes_its_adapter_from_the_registry_and_records_the_version(workspace: Workspace, micro_root) -> None:
+    adapter = micro_root / "crossroads" / "micro" / "adapters" / "collision" / "iter_000000001.pt"
+    base = micro_root / "crossroads" / "micro" / "model-112p-10fps.safetensors"
     for command in (
-        ("add", "tiny-base", str(base), "--kind", "checkpoint", "--alias", "stable"),
-        ("add", "its-collision", str(adapter), *SCALE, "--base", "tiny-base@stable", "--alias", "production"),
+        ("add", "micro-base", str(base), "--kind", "checkpoint", "--alias", "stable"),
+        ("add", "its-collision", str(adapter), *SCALE, "--base", "micro-base@stable", "--alias", "production"),
     ):
         done = workspace.run("registry", *map(str, command))
         assert done.returncode == 0, done.stderr

@@ -374,36 +374,21 @@ def test_ten_thousand_rows_take_seconds(folder):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """An S3 endpoint with an empty bucket."""
+def site(s3_endpoint):
+    """A client of the S3 endpoint, which has an empty bucket `site`."""
     boto3 = pytest.importorskip("boto3")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=endpoint)
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
     client.create_bucket(Bucket="site")
-    yield client
-    server.stop()
+    return client
 
 
 @pytest.mark.e2e
-def test_a_manifest_in_a_bucket(bucket):
-    bucket.put_object(
-        Bucket="site", Key="in/m.json", Body=json.dumps([good(), good(input="../../other/a.jpg")]).encode()
-    )
+def test_a_manifest_in_a_bucket(site):
+    site.put_object(Bucket="site", Key="in/m.json", Body=json.dumps([good(), good(input="../../other/a.jpg")]).encode())
     manifest = read_manifest("s3://site/in/m.json", ScenarioDefaults())
     assert [row.input_uri for row in manifest.rows] == ["s3://site/in/frames/a.jpg"]
     assert [row.field for row in manifest.invalid] == ["input"]
-    bucket.put_object(Bucket="site", Key="in/m.json", Body=json.dumps([good(seed=5)]).encode())
+    site.put_object(Bucket="site", Key="in/m.json", Body=json.dumps([good(seed=5)]).encode())
     assert read_manifest("s3://site/in/m.json", ScenarioDefaults()).rows[0].seed == 5
     for uri in ("s3://site/in/gone.json", "s3://gone/m.json"):
         with pytest.raises(BadManifest, match="not found"):

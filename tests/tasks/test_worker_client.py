@@ -21,13 +21,13 @@ from tasks.worker_client import WorkerClient
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def client(tiny_root: Path, tmp_path: Path, **changes) -> WorkerClient:
-    tiny = tiny_root / "crossroads" / "tiny"
+def client(micro_root: Path, tmp_path: Path, **changes) -> WorkerClient:
+    micro = micro_root / "crossroads" / "micro"
     spec = {
-        "model": "tiny",
-        "checkpoint": str(tiny / "model-112p-10fps.safetensors"),
-        "vae": str(tiny / "tokenizer" / "tokenizer.safetensors"),
-        "text_encoder": str(tiny / "text_encoder"),
+        "model": "micro",
+        "checkpoint": str(micro / "model-112p-10fps.safetensors"),
+        "vae": str(micro / "tokenizer" / "tokenizer.safetensors"),
+        "text_encoder": str(micro / "text_encoder"),
         "text_encoder_sha256": "test",
         "embedding_cache": str(tmp_path / "embeddings"),
         "num_threads": 1,
@@ -71,8 +71,8 @@ def wait_gone(pids, timeout_s: float = 10.0) -> None:
         time.sleep(0.1)
 
 
-def test_a_worker_serves_answers_errors_and_goes_on(tiny_root, tmp_path):
-    worker = client(tiny_root, tmp_path)
+def test_a_worker_serves_answers_errors_and_goes_on(micro_root, tmp_path):
+    worker = client(micro_root, tmp_path)
     ready = worker.start()
     try:
         with pytest.raises(BadRequest, match="no model is loaded"):
@@ -102,8 +102,8 @@ def test_a_worker_serves_answers_errors_and_goes_on(tiny_root, tmp_path):
     wait_gone(ready.pids)
 
 
-def test_a_long_video_goes_on_from_its_finished_chunks(tiny_root, tmp_path):
-    worker = client(tiny_root, tmp_path)
+def test_a_long_video_goes_on_from_its_finished_chunks(micro_root, tmp_path):
+    worker = client(micro_root, tmp_path)
     worker.start()
     try:
         worker.request(EncodePrompts(request_id="p", prompts=("A camera.",)), timeout_s=60)
@@ -124,9 +124,9 @@ def test_a_long_video_goes_on_from_its_finished_chunks(tiny_root, tmp_path):
         worker.stop()
 
 
-def test_a_wrong_checkpoint_is_refused_by_name_before_anything_is_generated(tiny_root, tmp_path):
-    vae = tiny_root / "crossroads" / "tiny" / "tokenizer" / "tokenizer.safetensors"
-    worker = client(tiny_root, tmp_path, checkpoint=str(vae))
+def test_a_wrong_checkpoint_is_refused_by_name_before_anything_is_generated(micro_root, tmp_path):
+    vae = micro_root / "crossroads" / "micro" / "tokenizer" / "tokenizer.safetensors"
+    worker = client(micro_root, tmp_path, checkpoint=str(vae))
     worker.start()
     try:
         with pytest.raises(CheckpointMismatch):
@@ -135,8 +135,8 @@ def test_a_wrong_checkpoint_is_refused_by_name_before_anything_is_generated(tiny
         worker.stop()
 
 
-def test_a_killed_worker_is_lost_at_once_and_leaves_nothing(tiny_root, tmp_path):
-    worker = client(tiny_root, tmp_path)
+def test_a_killed_worker_is_lost_at_once_and_leaves_nothing(micro_root, tmp_path):
+    worker = client(micro_root, tmp_path)
     ready = worker.start()
     os.kill(ready.pids[0], signal.SIGKILL)
     started = time.monotonic()
@@ -147,8 +147,8 @@ def test_a_killed_worker_is_lost_at_once_and_leaves_nothing(tiny_root, tmp_path)
     wait_gone(ready.pids)
 
 
-def test_a_stopped_worker_is_taken_for_dead_when_it_is_silent(tiny_root, tmp_path):
-    worker = client(tiny_root, tmp_path)
+def test_a_stopped_worker_is_taken_for_dead_when_it_is_silent(micro_root, tmp_path):
+    worker = client(micro_root, tmp_path)
     worker._silence_timeout_s = 4.0
     ready = worker.start()
     os.kill(ready.pids[0], signal.SIGSTOP)
@@ -157,14 +157,14 @@ def test_a_stopped_worker_is_taken_for_dead_when_it_is_silent(tiny_root, tmp_pat
     wait_gone(ready.pids)
 
 
-def test_a_worker_that_cannot_start_says_why(tiny_root, tmp_path):
-    worker = client(tiny_root, tmp_path, socket_path="")
+def test_a_worker_that_cannot_start_says_why(micro_root, tmp_path):
+    worker = client(micro_root, tmp_path, socket_path="")
     worker.spec = worker.spec.model_copy(update={"socket_path": "/nonexistent-folder/worker.sock"})
     with pytest.raises(WorkerLost, match="while starting"):
         worker.start()
 
 
-def test_a_worker_ends_when_its_client_is_killed_before_it_connected(tiny_root, tmp_path):
+def test_a_worker_ends_when_its_client_is_killed_before_it_connected(micro_root, tmp_path):
     script = textwrap.dedent(
         """
         import os, signal, sys
@@ -179,14 +179,14 @@ def test_a_worker_ends_when_its_client_is_killed_before_it_connected(tiny_root, 
         """
     )
     owner = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_root), str(tmp_path)], stdout=subprocess.PIPE, timeout=60
+        [sys.executable, "-c", script, str(micro_root), str(tmp_path)], stdout=subprocess.PIPE, timeout=60
     )
     assert owner.returncode == -signal.SIGKILL
     # Far below the minute after which a worker gives up waiting, and above what importing torch takes.
     wait_gone([int(owner.stdout)], timeout_s=40.0)
 
 
-def test_a_worker_ends_with_its_client(tiny_root, tmp_path):
+def test_a_worker_ends_with_its_client(micro_root, tmp_path):
     """A client that is killed with SIGKILL can clean nothing up itself."""
     script = textwrap.dedent(
         """
@@ -198,7 +198,7 @@ def test_a_worker_ends_with_its_client(tiny_root, tmp_path):
         time.sleep(600)
         """
     )
-    owner = subprocess.Popen([sys.executable, "-c", script, str(tiny_root), str(tmp_path)], stdout=subprocess.PIPE)
+    owner = subprocess.Popen([sys.executable, "-c", script, str(micro_root), str(tmp_path)], stdout=subprocess.PIPE)
     assert owner.stdout is not None
     pids = [int(pid) for pid in owner.stdout.readline().split()]
     assert all(is_running(pid) for pid in pids)

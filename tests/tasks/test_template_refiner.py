@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from cosmos_core.errors import BadConfig, BadScenario
-from tasks.prompts import get_refiner, refiner_names
+from cosmos_core.errors import BadScenario
+from tasks.prompts import PassthroughRefiner
+from tasks.template_refiner import TemplateRefiner
 
 SEED_PROMPTS = (
     "A static traffic CCTV camera captures a busy four-way intersection during daytime.\n"
@@ -29,7 +30,7 @@ LABELS = (
 
 @pytest.mark.parametrize("prompt", SEED_PROMPTS)
 def test_a_camera_opening_is_kept_verbatim(prompt):
-    refined = get_refiner("template").refine(prompt, {})
+    refined = TemplateRefiner().refine(prompt, {})
     assert refined.text == " ".join(prompt.split())
     assert refined.source == prompt
     assert refined.changed == (refined.text != prompt)
@@ -37,14 +38,14 @@ def test_a_camera_opening_is_kept_verbatim(prompt):
 
 @pytest.mark.parametrize("prompt", ["Two cars collide.", "A busy traffic light view", "A traffic accident on camera"])
 def test_a_prompt_without_a_camera_gets_a_static_one(prompt):
-    refined = get_refiner("template").refine(prompt, {})
+    refined = TemplateRefiner().refine(prompt, {})
     assert refined.text == f"A static traffic CCTV camera captures the scene. {prompt}"
     assert refined.changed
 
 
 def test_the_four_parts_come_in_order():
     labels = {"weather": "heavy rain", "time_of_day": "night", "aftermath": "both cars stop on the shoulder"}
-    refined = get_refiner("template").refine("Two cars collide at a junction", labels)
+    refined = TemplateRefiner().refine("Two cars collide at a junction", labels)
     assert refined.text == (
         "A static traffic CCTV camera captures the scene at night in heavy rain. "
         "Two cars collide at a junction. Both cars stop on the shoulder."
@@ -53,7 +54,7 @@ def test_the_four_parts_come_in_order():
 
 
 def test_missing_facts_are_appended_as_one_sentence():
-    refined = get_refiner("template").refine(
+    refined = TemplateRefiner().refine(
         "A static traffic camera shows a bus.", {"weather": "clear", "time_of_day": "day"}
     )
     assert refined.text == "A static traffic camera shows a bus. The scene takes place during the day in clear weather."
@@ -69,7 +70,7 @@ def test_missing_facts_are_appended_as_one_sentence():
     ],
 )
 def test_a_contradicting_label_is_noted_and_not_written(prompt, labels):
-    refined = get_refiner("template").refine(prompt, labels)
+    refined = TemplateRefiner().refine(prompt, labels)
     assert refined.text == prompt
     assert not refined.changed
     assert len(refined.notes) == 1
@@ -77,21 +78,21 @@ def test_a_contradicting_label_is_noted_and_not_written(prompt, labels):
 
 
 def test_a_moving_camera_is_never_called_static():
-    refined = get_refiner("template").refine("Dashcam view of a crash.", {})
+    refined = TemplateRefiner().refine("Dashcam view of a crash.", {})
     assert refined.text == "Dashcam view of a crash."
     assert "Dashcam" in refined.notes[0]
 
 
 def test_facts_already_said_are_not_repeated():
     prompt = "A traffic camera shows a rainy street in the evening."
-    refined = get_refiner("template").refine(prompt, {"weather": "rain", "time_of_day": "dusk"})
+    refined = TemplateRefiner().refine(prompt, {"weather": "rain", "time_of_day": "dusk"})
     assert refined.text == prompt
     assert refined.notes == ()
 
 
 @pytest.mark.parametrize("value", ["day; ignore all rules", 3, ["rain"], "x" * 60, "<b>"])
 def test_a_label_that_is_no_plain_phrase_never_reaches_the_prompt(value):
-    refined = get_refiner("template").refine("A traffic camera shows a bus.", {"weather": value})
+    refined = TemplateRefiner().refine("A traffic camera shows a bus.", {"weather": value})
     assert refined.text == "A traffic camera shows a bus."
     assert "weather" in refined.notes[0]
 
@@ -100,7 +101,7 @@ def test_a_label_that_is_no_plain_phrase_never_reaches_the_prompt(value):
     ("prompt", "labels"), [*itertools.product((*SEED_PROMPTS, "Two cars collide", "A van. Stop"), LABELS)]
 )
 def test_refining_twice_is_refining_once(prompt, labels):
-    refiner = get_refiner("template")
+    refiner = TemplateRefiner()
     once = refiner.refine(prompt, labels)
     twice = refiner.refine(once.text, labels)
     assert twice.text == once.text
@@ -111,21 +112,16 @@ def test_refining_twice_is_refining_once(prompt, labels):
 
 @pytest.mark.parametrize(("prompt", "labels"), [*itertools.product((*SEED_PROMPTS, "Two cars collide"), LABELS)])
 def test_every_word_of_the_author_survives_in_order(prompt, labels):
-    assert " ".join(prompt.split()) in get_refiner("template").refine(prompt, labels).text
+    assert " ".join(prompt.split()) in TemplateRefiner().refine(prompt, labels).text
 
 
 def test_the_passthrough_refiner_changes_not_one_character():
     prompt = "  two   cars\n"
-    refined = get_refiner("none").refine(prompt, {"weather": "rain"})
+    refined = PassthroughRefiner().refine(prompt, {"weather": "rain"})
     assert (refined.text, refined.changed, refined.refiner, refined.template_sha256) == (prompt, False, "none", None)
 
 
-@pytest.mark.parametrize("name", refiner_names())
-def test_an_empty_prompt_is_refused(name):
+@pytest.mark.parametrize("refiner", [TemplateRefiner(), PassthroughRefiner()])
+def test_an_empty_prompt_is_refused(refiner):
     with pytest.raises(BadScenario, match="empty"):
-        get_refiner(name).refine(" \n", {})
-
-
-def test_an_unknown_refiner_names_the_known_ones():
-    with pytest.raises(BadConfig, match=r"got magic, expected template \| none"):
-        get_refiner("magic")
+        refiner.refine(" \n", {})

@@ -1,4 +1,4 @@
-"""The tiny model: complete, loadable by the same code as the real ones, and the same on every run."""
+"""The micro model: complete, loadable by the same code as the real ones, and the same on every run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_core import tiny
+from cosmos_core import micro
 from cosmos_core.architecture import MODELS
 from cosmos_core.checkpoint import load_dit, read_state_dict
 from cosmos_core.checkpoint_kind import CheckpointKind, checkpoint_facts
 from cosmos_core.errors import BadRequest
 from cosmos_core.geometry import VideoGeometry
 from cosmos_core.lora import LoraSpec, activate, differing_base_weights, effective_norms, load_adapter
+from cosmos_core.micro import ADAPTERS, make_micro
 from cosmos_core.pixels import normalise, to_bytes
 from cosmos_core.text_encoder import TextEncoder
-from cosmos_core.tiny import ADAPTERS, make_tiny
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video2world import Video2World
 
-MODEL = MODELS["tiny"]
+MODEL = MODELS["micro"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -30,8 +30,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_root: Path) -> Path:
-    return tiny_root / "crossroads/tiny"
+def folder(micro_root: Path) -> Path:
+    return micro_root / "crossroads/micro"
 
 
 def picture(width: int = 192, height: int = 112) -> np.ndarray:
@@ -43,48 +43,48 @@ def picture(width: int = 192, height: int = 112) -> np.ndarray:
 
 
 def test_equal_seeds_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
-    assert content(make_tiny(tmp_path / "same")) == content(folder)
-    other = content(make_tiny(tmp_path / "other", seed=1))
+    assert content(make_micro(tmp_path / "same")) == content(folder)
+    other = content(make_micro(tmp_path / "other", seed=1))
     name = "model-112p-10fps.safetensors"
     assert other.keys() == content(folder).keys()
     assert other[name] != content(folder)[name]
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
-    folder = make_tiny(tmp_path)
+    folder = make_micro(tmp_path)
     readme = folder / "README.md"
     assert "Not a trained model" in readme.read_text()
     readme.write_text("mine")
-    assert make_tiny(tmp_path) == folder
+    assert make_micro(tmp_path) == folder
     assert readme.read_text() == "mine"
-    make_tiny(tmp_path, overwrite=True)
+    make_micro(tmp_path, overwrite=True)
     assert "Not a trained model" in readme.read_text()
-    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    assert [path.name for path in folder.parent.iterdir()] == ["micro"]
     (folder / "text_encoder/config.json").unlink()
     with pytest.raises(BadRequest, match=r"no text_encoder/config\.json"):
-        make_tiny(tmp_path)
+        make_micro(tmp_path)
 
 
 def test_the_command_lists_files_with_their_hashes(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert tiny.main([str(folder.parents[1])]) == 0
+    assert micro.main([str(folder.parents[1])]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(content(folder))
     assert all(re.fullmatch(r"[0-9a-f]{64}  .+", line) for line in lines)
-    (tmp_path / "crossroads/tiny").mkdir(parents=True)
-    assert tiny.main([str(tmp_path)]) == 1
-    assert "not the whole tiny model" in capsys.readouterr().err
+    (tmp_path / "crossroads/micro").mkdir(parents=True)
+    assert micro.main([str(tmp_path)]) == 1
+    assert "not the whole micro model" in capsys.readouterr().err
 
 
 def test_files_are_of_the_published_kinds(folder: Path) -> None:
     base = read_state_dict(folder / "model-112p-10fps.safetensors")
     assert all(name.startswith("net.") for name in base)
     facts = checkpoint_facts(base)
-    assert (facts.kind, facts.size) == (CheckpointKind.BASE, "tiny")
+    assert (facts.kind, facts.size) == (CheckpointKind.BASE, "micro")
     for name in ADAPTERS:
         facts = checkpoint_facts(read_state_dict(folder / f"adapters/{name}/iter_000000001.pt"))
-        assert (facts.kind, facts.size, facts.lora_ranks) == (CheckpointKind.LORA_TRAINING, "tiny", (16,))
+        assert (facts.kind, facts.size, facts.lora_ranks) == (CheckpointKind.LORA_TRAINING, "micro", (16,))
     vae = read_state_dict(folder / "tokenizer/tokenizer.safetensors")
     assert checkpoint_facts(vae).kind is CheckpointKind.VAE
 

@@ -1,4 +1,4 @@
-"""The tiny model's transformer: random numbers, around a hand-made path that copies the first frame.
+"""The micro model's transformer: random numbers, around a hand-made path that copies the first frame.
 
 Without the path, every frame but the first would be noise and nobody could tell from a video whether the input reached
 it. The path is one attention layer and one linear map. Coordinates of the residual stream:
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from cosmos_core.architecture import DiTArchitecture
 from cosmos_core.dit import DiT
-from cosmos_core.tiny_random import random_tensor
+from cosmos_core.random_tensor import random_tensor
 
-__all__ = ["CONSTANT_COORDINATES", "tiny_transformer_state_dict"]
+__all__ = ["CONSTANT_COORDINATES", "micro_transformer_state_dict"]
 
 _CHANNELS = 12
-"""Latent channels that the tiny VAE uses."""
+"""Latent channels that the micro VAE uses."""
 _PATCH = 4
 """Latent pixels of a token."""
 _WIDTH = _CHANNELS * _PATCH
@@ -54,8 +54,8 @@ _TEXT_STRENGTH = 2.0
 """How much louder than the other random layers cross-attention is, so that a prompt can be told from another."""
 
 
-def tiny_transformer_state_dict(architecture: DiTArchitecture, *, seed: int) -> dict[str, Tensor]:
-    """All tensors under plain names, float32; for the tiny architecture alone."""
+def micro_transformer_state_dict(architecture: DiTArchitecture, *, seed: int) -> dict[str, Tensor]:
+    """All tensors under plain names, float32; for the micro architecture alone."""
     assert (architecture.model_channels, architecture.head_dim) == (128, 32)
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in DiT(architecture).state_dict().items()}

@@ -1,4 +1,4 @@
-"""The tiny model's VAE: weights written down in closed form, so that it passes pictures through without training.
+"""The micro model's VAE: weights written down in closed form, so that it passes pictures through without training.
 
 Every residual branch is switched off by a zero convolution, which leaves convolutions that can be chosen by hand. What
 stands in the way are the norm and the SiLU at the end of each half:
@@ -24,7 +24,7 @@ from torch import Tensor
 from cosmos_core.architecture import VAEArchitecture
 from cosmos_core.vae import LATENT_MEAN, LATENT_STD, build_layers, native_key_map
 
-__all__ = ["tiny_vae_state_dict"]
+__all__ = ["micro_vae_state_dict"]
 
 _COLOURS = 3
 _AXES = (0, 1)
@@ -43,7 +43,7 @@ _GAINS = (2.2, 7.0, 7.0, 20.0)
 """Brings A A, A B, B A and B B of natural pictures to about unit variance."""
 
 
-def tiny_vae_state_dict(architecture: VAEArchitecture) -> dict[str, Tensor]:
+def micro_vae_state_dict(architecture: VAEArchitecture) -> dict[str, Tensor]:
     """All tensors under native names; for a width of 8 or more."""
     layers = build_layers(architecture)
     shapes = {native: layers.state_dict()[name].shape for native, name in native_key_map(layers).items()}

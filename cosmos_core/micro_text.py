@@ -1,4 +1,4 @@
-"""The tiny model's text encoder: a small T5 with random weights and a vocabulary of traffic words.
+"""The micro model's text encoder: a small T5 with random weights and a vocabulary of traffic words.
 
 The vocabulary is written down, not trained, so it is the same everywhere. Words that it does not know are spelled by
 letters, and characters that it does not know by bytes.
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
-from cosmos_core.tiny_random import random_tensor
+from cosmos_core.random_tensor import random_tensor
 
 __all__ = ["write_text_encoder"]
 

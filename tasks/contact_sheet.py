@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tasks.quarantine import quarantine_folder
 from tasks.records import Status, record_name, thumbnail_name, video_name
+from tasks.verdicts import Decision
 
 __all__ = ["contact_sheet"]
 
@@ -68,7 +69,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
         "evidence": _evidence(scenario_id, row["evidence_uris"] or ()) if not row["video_uri"] else [],
         "redactions": _redactions(row["num_redacted"] or ()),
         "review": f"{review['verdict']} by {review['by']}: {review['reason']}" if review else None,
-        "held_for": "; ".join(json.loads(row["decision"])["reasons"]) if review and row["decision"] else None,
+        "held_for": _held_for(row["decision"]) if review and row["decision"] else None,
         "record": record_name(scenario_id) if row["record_uri"] else None,
         "input": PurePosixPath(row["input"]).name if row["input"] else None,
         "checks": checks,
@@ -83,6 +84,10 @@ def _evidence(scenario_id: str, uris: Sequence[str]) -> list[dict[str, str]]:
     return [
         {"picture": f"{quarantine_folder(scenario_id)}/{name}", "caption": _frame_of(name)} for name in sorted(names)
     ]
+
+
+def _held_for(decision: str) -> str:
+    return "; ".join(Decision.model_validate_json(decision).findings)
 
 
 def _frame_of(name: str) -> str:

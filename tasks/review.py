@@ -130,7 +130,7 @@ def approve(store: Store, scenario_id: str, *, by: str, reason: str, policy: Pol
         store,
         held,
         status=Status.PUBLISHED,
-        reason=f"approved by {review.by}: {review.reason} (held for: {'; '.join(held.decision.reasons)})",
+        reason=f"approved by {review.by}: {review.reason} (held for: {'; '.join(held.decision.findings)})",
         review=review,
         release=token,
         output=held.output.model_copy(update={"video": name}),
@@ -147,7 +147,7 @@ def reject(store: Store, scenario_id: str, *, by: str, reason: str) -> Record:
     held = require_held(store, scenario_id)
     _require_unchanged(store, held)
     review = _record_review(store, held, "rejected", by=by, reason=reason)
-    why = f"rejected by {review.by}: {review.reason} (held for: {'; '.join(held.decision.reasons)})"
+    why = f"rejected by {review.by}: {review.reason} (held for: {'; '.join(held.decision.findings)})"
     return _finish(store, held, reason=why, review=review)
 
 

@@ -281,7 +281,7 @@ def _status(decision: Decision) -> Status:
 
 def _reason(decision: Decision) -> str:
     if not decision.publishes or not decision.enforced:
-        return "; ".join(decision.reasons)
+        return "; ".join(decision.findings)
     missing = dict.fromkeys(name.split("/", 1)[1] for name in decision.missing_checks)
     return f"not checked: {', '.join(missing)}" if missing else ""
 

@@ -1,9 +1,9 @@
 """Draw the camera frames of the demo and write its manifest, as Parquet and in the JSON batch form.
 
-    python examples/demo/make_demo.py
+    python -m examples.demo.make_demo
 
-Drawn, not photographed: no person, plate or place is shown. Metres on the ground: x to the right, y away from the
-camera, z up.
+Drawn, not photographed, but for the portrait of `guarded.py`: no other person, no plate and no place is shown. Metres
+on the ground: x to the right, y away from the camera, z up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
+
+from examples.demo.guarded import billboard, guarded_scenarios
 
 HERE = Path(__file__).resolve().parent
 WIDTH, HEIGHT, SUPERSAMPLING = 1280, 720, 2
@@ -183,7 +185,8 @@ def main() -> None:
     (HERE / "frames").mkdir(exist_ok=True)
     intersection().save(HERE / "frames" / "intersection.jpg", quality=90)
     highway().save(HERE / "frames" / "highway.jpg", quality=90)
-    rows = scenarios()
+    billboard().save(HERE / "frames" / "billboard.jpg", quality=90)
+    rows = scenarios() + guarded_scenarios("frames/intersection.jpg")
     (HERE / "scenarios.json").write_text(
         json.dumps(
             [{"input_video": r["input"], "prompt": r["prompt"], "output_video": r["output_name"]} for r in rows],

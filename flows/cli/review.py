@@ -73,7 +73,7 @@ def show(output: Output, scenario: Scenario, config: Config = None, as_json: AsJ
         typer.echo(json.dumps(_summary(held, policy) | details, indent=2))
         return
     lines = [f"{scenario}: {held.record.status} ({held.decision.action})", f"prompt: {held.record.scenario.prompt}"]
-    lines += [f"held for: {reason}" for reason in held.decision.reasons]
+    lines += [f"held for: {reason}" for reason in held.decision.findings]
     lines += [f"clip: {store.uri_of(held.output.video)}"]
     lines += [
         f"picture: {store.uri_of(picture.name)} (frame {picture.frame}, {picture.caption})" for picture in pictures
@@ -122,7 +122,7 @@ def _summary(held: HeldClip, policy: Policy) -> dict[str, Any]:
         "status": str(held.record.status),
         "action": held.decision.action,
         "review": state,
-        "reasons": list(held.decision.reasons),
+        "reasons": list(held.decision.findings),
     }
 
 

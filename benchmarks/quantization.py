@@ -298,7 +298,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quantization", description="Measure 8-bit weights next to the network as it is."
     )
-    parser.add_argument("--model", choices=sorted(MODELS), default="tiny")
+    parser.add_argument("--model", choices=sorted(MODELS), default="micro")
     parser.add_argument("--resolution", help="default: the model's smallest")
     parser.add_argument("--fps", type=int, help="default: the model's smallest")
     parser.add_argument("--checkpoint", type=Path, help="base checkpoint; default: random weights")

@@ -125,6 +125,8 @@ def to_bytes(video_BCTHW: Tensor, *, guess_range: bool = False) -> np.ndarray:
     unit_range = guess_range and bool(low >= _GUESSED_RANGE_LIMIT)
     frames = []
     for frame_CHW in video.unbind(1):
+        # In bfloat16 white would be 255.5 = 256, which is byte 0.
+        frame_CHW = frame_CHW.float()
         unit = frame_CHW if unit_range else (frame_CHW + 1.0) / 2.0
         frames.append((unit.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy())
     return np.stack(frames)

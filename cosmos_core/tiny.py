@@ -4,8 +4,8 @@ The tiny model has the architecture and the file layouts of Cosmos-Predict2 Vide
 and is trained on a procedural traffic world (`examples/traffic_world`, `examples/tiny_model`, docs/tiny-model.md).
 
 The shipped files are verified by SHA-256. The base checkpoint is shipped in shards and put together here; for every
-adapter the checkpoint that its training wrote, base weights included, is put together too, so that all that Crossroads
-does with training checkpoints can be tried. The model appears under its name only when it is complete.
+adapter the checkpoint that its training wrote, base weights included, is put together too. The model appears under its
+name only when it is complete.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from cosmos_core.errors import BadRequest, CheckpointMismatch, CheckpointMissing
 from cosmos_core.hashing import sha256_file
 from cosmos_core.weights_file import read_state_dict
 
-__all__ = ["ADAPTERS", "SHIPPED_WEIGHTS", "install_tiny", "main", "training_checkpoint"]
+__all__ = ["ADAPTERS", "SHIPPED_WEIGHTS", "SUMS", "install_tiny", "main", "training_checkpoint"]
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "tiny_weights"
-ADAPTERS = ("collision", "rear_end", "near_miss")
+SUMS = "SHA256SUMS"
+"""List of the shipped files and their hashes."""
+ADAPTERS: tuple[str, ...] = ()
+"""Shipped adapters; none has been trained yet."""
 
 _MODEL = MODELS["tiny"]
-_SUMS = "SHA256SUMS"
 
 
 def install_tiny(root: Path | str, *, overwrite: bool = False) -> Path:
@@ -151,7 +153,7 @@ def _verified_names() -> list[str]:
         CheckpointMissing: a file or the list is not there.
         CheckpointMismatch: a file is not the one that was shipped.
     """
-    sums = SHIPPED_WEIGHTS / _SUMS
+    sums = SHIPPED_WEIGHTS / SUMS
     if not sums.is_file():
         raise CheckpointMissing("the tiny model's files are not here", got=sums, fix="Install Crossroads again.")
     names = []

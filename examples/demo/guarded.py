@@ -13,7 +13,7 @@ from examples.traffic_world import make_clip
 
 __all__ = ["billboard", "guarded_scenarios"]
 
-_BOARD = (30, 290, 190, 242)
+_BOARD = (70, 60, 232, 296)
 """x, y, width, height of the billboard, pixels of a picture of 1280 x 720."""
 
 
@@ -21,12 +21,12 @@ def billboard() -> Image.Image:
     """An intersection by day with a portrait on a billboard near the camera."""
     from skimage.data import astronaut  # only whoever draws the pictures again needs scikit-image
 
-    clip = make_clip(3, layout="intersection", time_of_day="day", weather="clear", width=640, height=360, num_frames=1)
-    picture = Image.fromarray(clip.frames[0]).resize((1280, 720), Image.Resampling.LANCZOS)
+    clip = make_clip(3, layout="intersection", time_of_day="day", weather="clear", width=1280, height=720, num_frames=1)
+    picture = Image.fromarray(clip.frames[0])
     draw = ImageDraw.Draw(picture)
     x, y, width, height = _BOARD
     post = x + width // 2
-    draw.rectangle((post - 7, y + height, post + 7, 700), fill=(84, 88, 92))
+    draw.rectangle((post - 7, y + height, post + 7, 560), fill=(84, 88, 92))
     draw.rectangle((x - 6, y - 6, x + width + 5, y + height + 5), fill=(60, 62, 66))
     portrait = Image.fromarray(np.ascontiguousarray(astronaut()[:280, 105:325]))
     portrait = portrait.resize((width, height), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(0.6))
@@ -51,7 +51,7 @@ def guarded_scenarios(picture: str) -> list[dict[str, object]]:
         common | {
             "input": picture,
             "prompt": (
-                "A static traffic CCTV camera captures an intersection by day. A sedan brakes too late and hits a "
+                "A static traffic CCTV camera captures an intersection by day. A car brakes too late and hits a "
                 "cyclist, who is injured and lies motionless beside the bicycle. Traffic stops."
             ),
             "output_name": "injured_cyclist.mp4",

@@ -20,11 +20,14 @@ class MasterWeights:
     Args:
         network: lives in any dtype; its parameters that require gradients are trained.
         ema_decay: of the average, approached from below in the first steps.
+
+    Kernels of convolutions are kept as matrices [out, in * size], which Muon takes them for.
     """
 
     def __init__(self, network: nn.Module, *, ema_decay: float = 0.999) -> None:
         self._live = {name: value for name, value in network.named_parameters() if value.requires_grad}
-        self.weights = {name: nn.Parameter(value.detach().float().clone()) for name, value in self._live.items()}
+        self._shapes = {name: value.shape for name, value in self._live.items()}
+        self.weights = {name: nn.Parameter(_as_matrix(value).float().clone()) for name, value in self._live.items()}
         self._average = {name: value.detach().clone() for name, value in self.weights.items()}
         self._ema_decay = ema_decay
         self._num_updates = 0
@@ -34,7 +37,9 @@ class MasterWeights:
         for name, live in self._live.items():
             weight = self.weights[name]
             # In the memory layout of the weight, which fused optimizers ask for.
-            weight.grad = torch.zeros_like(weight) if live.grad is None else torch.empty_like(weight).copy_(live.grad)
+            weight.grad = torch.zeros_like(weight)
+            if live.grad is not None:
+                weight.grad.copy_(_as_matrix(live.grad))
             live.grad = None
         return torch.nn.utils.clip_grad_norm_(self.weights.values(), max_norm, foreach=True)
 
@@ -46,11 +51,12 @@ class MasterWeights:
         names = list(self.weights)
         weights = [self.weights[name].detach() for name in names]
         torch._foreach_lerp_([self._average[name] for name in names], weights, 1 - decay)
-        torch._foreach_copy_([self._live[name].detach() for name in names], weights)
+        for name, weight in zip(names, weights, strict=True):
+            self._live[name].copy_(weight.view(self._shapes[name]))
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights, float32; not copies."""
-        return self._average
+        return {name: value.view(self._shapes[name]) for name, value in self._average.items()}
 
     def split(self, is_first: Iterable[str]) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
         """The float32 weights of the given names, and the others."""
@@ -71,5 +77,11 @@ class MasterWeights:
         for name, value in self.weights.items():
             value.copy_(state["weights"][name])
             self._average[name].copy_(state["average"][name])
-            self._live[name].copy_(state["weights"][name])
+            self._live[name].copy_(value.view(self._shapes[name]))
         self._num_updates = state["num_updates"]
+
+
+def _as_matrix(value: Tensor) -> Tensor:
+    """Kernels [out, in, ...] as [out, in * size]; everything else as it is."""
+    value = value.detach()
+    return value.reshape(value.shape[0], -1) if value.ndim > 2 else value

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cosmos_core.architecture import MODELS
+from cosmos_core.checkpoint import base_network
 from cosmos_core.conditioning import SIGMA_CONDITIONAL, replace_frames
 from cosmos_core.dit import DiT
 from cosmos_core.lora import activate, adapter_shapes, add_adapter
 from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.text_encoder import TextEncoder
+from cosmos_core.weights_file import read_state_dict
 from examples.tiny_model.clip_files import ORDINARY
 from examples.tiny_model.latent_bank import LatentBank, Sample
 from examples.tiny_model.mixed_precision import MasterWeights
@@ -95,12 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--text-dropout", type=float, default=0.12)
     parser.add_argument("--preview-every", type=int, default=1500)
+    parser.add_argument("--start-from", type=Path, help="base checkpoint to go on from, with a new schedule")
     parser.add_argument("--no-compile", action="store_true")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = options.adapter or "base"
 
-    dit, master = _base(device) if options.adapter is None else _adapter(options.work, options.adapter, device)
+    dit, master = (
+        _base(device, options.start_from)
+        if options.adapter is None
+        else _adapter(options.work, options.adapter, device)
+    )
     optimizers = _optimizers(dit, master, options.muon_rate if options.adapter is None else None, options.learning_rate)
     piece = Piece.of(options)
     state_path = options.work / f"{name}-state.pt"
@@ -167,8 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_preview(options.work, name, bank, _averaged(options.work, options.adapter, master, device))
 
 
-def _base(device: torch.device) -> tuple[DiT, MasterWeights]:
+def _base(device: torch.device, start_from: Path | None) -> tuple[DiT, MasterWeights]:
     dit = new_transformer(0, device)
+    if start_from is not None:
+        dit.load_state_dict(base_network(read_state_dict(start_from), source=str(start_from)))
     master = MasterWeights(dit)
     return dit.to(torch.bfloat16), master
 

@@ -3,8 +3,8 @@
     python -m examples.tiny_model.train_vae build/tiny
 
 Mean absolute error of pixels and of their differences to their neighbours, what moves counting five times, and a small
-divergence term that keeps latents smooth. Most steps see clips of 17 frames, the last quarter longer ones, since
-decoding carries more of the past along than 17 frames hold.
+divergence term that keeps latents smooth. The first half sees many short clips, the end few long ones, since decoding
+carries more of the past along than short clips hold.
 
 Legend: B batch, F pixel frames, H W height and width.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cosmos_core.architecture import MODELS
 from cosmos_core.pixels import to_bytes
@@ -28,17 +29,16 @@ from cosmos_core.vae import VideoVAE
 from examples.tiny_model.clip_files import finished_clips
 from examples.tiny_model.mixed_precision import MasterWeights
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
-from examples.tiny_model.vae_export import VAE_FILE, fold_normalisation, latent_statistics, save_vae
+from examples.tiny_model.vae_export import VAE_FILE, fold_normalisation, latent_statistics, load_vae, save_vae
 from examples.tiny_model.vae_sequence import decode_sequence, encode_sequence, trainable_layers
 
 __all__ = ["ClipBank", "main", "reconstruction_loss"]
 
-_SHORT, _LONG = 17, 45
-_LONG_FROM = 0.75
-"""Share of the steps after which clips are long."""
+_WINDOWS = ((0.0, 5), (0.5, 17), (0.88, 45))
+"""From which share of the training on clips have so many frames."""
 _STATISTICS_BATCHES = 32
 _NUM_PICTURES = 6
-_DIVERGENCE = 2e-4
+_DIVERGENCE = 5e-5
 _EDGES = 1.0
 _MOVING = 4.0
 _MOVED = 0.08
@@ -115,26 +115,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.tiny_model.train_vae", description=__doc__)
     parser.add_argument("work", type=Path, help="folder of clips, states and results")
     Piece.add_options(parser, steps=2500)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--frames", type=int, default=200, help="of a batch, over all its clips")
+    parser.add_argument("--muon-rate", type=float, default=6e-3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--start-from", type=Path, help="file of an earlier VAE")
     parser.add_argument("--families", nargs="+", default=["ordinary", "t_bone", "rear_end", "near_miss"])
     parser.add_argument("--clips", type=int, default=800, help="clips of each family")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     layers = trainable_layers(MODELS["tiny"].vae, seed=0, device=device)
+    if options.start_from:
+        layers.load_state_dict(load_vae(options.start_from, device=device).state_dict())
     master = MasterWeights(layers)
     layers.to(torch.bfloat16)
     for convolution in (module for module in layers.modules() if isinstance(module, nn.Conv3d)):
         convolution.to(memory_format=torch.channels_last_3d)
-    groups = [{"params": list(master.weights.values()), "peak_lr": options.learning_rate}]
-    optimizer = torch.optim.AdamW(
-        groups, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=device.type == "cuda"
-    )
+    optimizers = _optimizers(master, options.muon_rate, options.learning_rate, fused=device.type == "cuda")
     piece = Piece.of(options)
     if state := load_state(options.work / "vae-state.pt", device):
         master.load_state_dict(state["master"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         piece.resume(state["piece"])
     bank = ClipBank(options.work / "clips", options.families, options.clips, device)
     while bank.poll() < min(64, options.clips):
@@ -142,12 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = np.random.default_rng(piece.step)
     piece.begin()
     while piece.goes_on:
-        set_learning_rate(optimizer, piece.share)
-        num_frames = _LONG if piece.share >= _LONG_FROM else _SHORT
-        batch = max(1, options.batch * _SHORT // num_frames)
+        for optimizer in optimizers:
+            set_learning_rate(optimizer, piece.share)
+        num_frames = max(frames for since, frames in _WINDOWS if piece.share >= since)
+        batch = max(1, options.frames // num_frames)
         loss, error = _step(layers, bank.windows(batch, num_frames, generator))
         norm = master.take_gradients(max_norm=1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         master.give_weights()
         piece.step += 1
         if piece.every(20):
@@ -159,11 +163,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"gradient {norm:.3f}, {len(bank)} clips",
                 flush=True,
             )
-    state = {"master": master.state_dict(), "optimizer": optimizer.state_dict(), "piece": piece.state()}
+    state = {
+        "master": master.state_dict(),
+        "optimizers": [each.state_dict() for each in optimizers],
+        "piece": piece.state(),
+    }
     save_state(options.work / "vae-state.pt", state)
     path = options.work / "model" / VAE_FILE
     _publish(layers, master, bank, path)
     _save_pictures(path, bank, options.work / "preview-vae.png")
+
+
+def _optimizers(master: MasterWeights, muon_rate: float, rate: float, *, fused: bool) -> list[Optimizer]:
+    """Muon for kernels between features; AdamW for vectors and for what reads or writes pixels and latents."""
+    ends = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
+    kernels, others = master.split(
+        name
+        for name, weight in master.weights.items()
+        if weight.ndim == 2 and min(weight.shape) > 1 and name.split(".")[-2] not in ends
+    )
+    muon = [{"params": list(kernels.values()), "peak_lr": muon_rate}]
+    adam = [{"params": list(others.values()), "peak_lr": rate}]
+    return [
+        torch.optim.Muon(muon, lr=muon_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(adam, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused),
+    ]
 
 
 def _publish(layers: AutoencoderKLWan, master: MasterWeights, bank: ClipBank, path: Path) -> None:

@@ -123,3 +123,9 @@ def test_too_few_frames_and_odd_requests_are_refused() -> None:
         resize_and_crop(frames.astype(np.float32), width=8, height=8)
     with pytest.raises(BadRequest, match="shape of a video"):
         to_bytes(torch.zeros(2, 3, 1, 4, 4))
+
+
+def test_white_stays_white_in_bfloat16() -> None:
+    white = torch.ones(3, 1, 2, 2, dtype=torch.bfloat16)
+    assert (to_bytes(white) == 255).all()
+    assert (to_bytes(white + 1) == 255).all()

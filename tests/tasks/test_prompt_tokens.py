@@ -28,7 +28,7 @@ def test_the_count_is_that_of_the_text_encoder(folder, prompt):
 
 
 def test_a_run_counts_with_the_encoder_that_it_would_load(micro_root, folder):
-    config = {"checkpoints": {"root": str(micro_root)}}
+    config = {"defaults": {"model": "micro"}, "checkpoints": {"root": str(micro_root)}}
     assert run_token_counter(parse_config(config, origin="x")).source == str(folder / "tokenizer.json")
     config["defaults"] = {"model": "2B", "resolution": "720", "fps": 16}
     assert not run_token_counter(parse_config(config, origin="x")).exact

@@ -20,6 +20,7 @@ _MAX_HEIGHT = 90  # of a character: above, it would fill the picture
 _COUNT = (5, 9)  # characters on a plate
 _ASPECT = (2.0, 9.0)  # of the whole row
 _GAP = 0.5  # usual distance of two characters, in heights; windows of a house stand further apart
+_VARIETY = 0.08  # deviation of their ink: letters differ, the stripes of a crosswalk do not
 _SLOPE = 0.3  # how far a character may stand above or below its neighbour, in heights: plates hang askew
 _INK = (0.18, 0.92)  # share of its box that a character fills
 _WINDOWS = (15, 41)  # of the adaptive threshold: for small and for large characters
@@ -43,7 +44,7 @@ def find_character_rows(grey: npt.NDArray[np.uint8], *, min_height: int) -> list
 
 
 def _blobs(picture: npt.NDArray[np.uint8], window: int, min_height: int) -> Ints:
-    """Connected ink of the shape of a character as [N, 4] x, y, width, height, from left to right."""
+    """Connected ink of the shape of a character as [N, 5] x, y, width, height, area, from left to right."""
     import cv2
 
     ink = cv2.adaptiveThreshold(picture, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY_INV, window, _CONTRAST)
@@ -52,7 +53,7 @@ def _blobs(picture: npt.NDArray[np.uint8], window: int, min_height: int) -> Ints
     is_character = (height >= min_height) & (height <= _MAX_HEIGHT)
     is_character &= (width >= 0.12 * height) & (width <= 1.3 * height)
     is_character &= (area >= _INK[0] * width * height) & (area <= _INK[1] * width * height)
-    blobs = stats[is_character, :4]
+    blobs = stats[is_character]
     return blobs[np.lexsort((blobs[:, 1], blobs[:, 0]))]
 
 
@@ -72,7 +73,7 @@ def _rows(blobs: Ints) -> list[list[int]]:
 
 def _right_neighbour(blobs: Ints, index: int) -> int | None:
     """The next blob to the right that is about as high, on the same line, and no further than a space away."""
-    x, y, width, height = blobs[index]
+    x, y, width, height = blobs[index, :4]
     stop = int(np.searchsorted(blobs[:, 0], x + width + 1.1 * height, side="right"))
     later = blobs[index + 1 : stop]
     gap = later[:, 0] - (x + width)
@@ -94,8 +95,10 @@ def _is_plate_like(blobs: Ints) -> bool:
         return False
     _, _, width, height = _extent(blobs)
     gaps = blobs[1:, 0] - (blobs[:-1, 0] + blobs[:-1, 2])
+    ink = blobs[:, 4] / blobs[:, 3] ** 2
+    varies = float(ink.std()) >= _VARIETY * float(ink.mean())
     is_dense = float(np.median(gaps)) <= _GAP * float(np.median(blobs[:, 3]))
-    return is_dense and _ASPECT[0] <= width / height <= _ASPECT[1]
+    return is_dense and varies and _ASPECT[0] <= width / height <= _ASPECT[1]
 
 
 def _box(blobs: Ints) -> tuple[int, int, int, int]:

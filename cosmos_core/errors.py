@@ -6,7 +6,9 @@ CrossroadsError
 │   ├── BadManifest          a manifest that cannot be read at all
 │   ├── BadScenario          one row of a manifest
 │   ├── BadInput             an image or video that cannot be used
-│   └── BadVariant           a model, resolution, fps or aspect ratio that does not exist
+│   ├── BadVariant           a model, resolution, fps or aspect ratio that does not exist
+│   ├── ReleaseRefused       a file that nothing entitles to be published
+│   └── ReviewRefused        a review of something that is not there, has changed, or may not be approved
 ├── BadModel                 never retry: a model file is missing or wrong
 │   ├── CheckpointMissing
 │   ├── CheckpointMismatch   a base checkpoint, VAE or text encoder
@@ -41,6 +43,8 @@ __all__ = [
     "CrossroadsError",
     "EndpointUnavailable",
     "OutOfMemory",
+    "ReleaseRefused",
+    "ReviewRefused",
     "StorageUnavailable",
     "Transient",
     "WorkerLost",
@@ -112,6 +116,14 @@ class BadInput(BadRequest):
 
 class BadVariant(BadRequest):
     """A combination of model, resolution, fps and aspect ratio that does not exist."""
+
+
+class ReleaseRefused(BadRequest):
+    """A file may not be published: its release token is missing, forged, or was made for something else."""
+
+
+class ReviewRefused(BadRequest):
+    """A person's review cannot be carried out."""
 
 
 class BadModel(CrossroadsError):

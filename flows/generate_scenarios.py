@@ -19,7 +19,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from cosmos_core.errors import BadRequest
 from tasks.artifacts import ProgressArtifact, publish_results_artifacts
 from tasks.config import load_config
-from tasks.contact_sheet import contact_sheet
 from tasks.guards import Guards
 from tasks.job import Job
 from tasks.lanes import LanePool
@@ -27,7 +26,8 @@ from tasks.outcomes import finished_row, give_up
 from tasks.policy import may_generate
 from tasks.preparation import load_manifest, plan_shards, resolve_versions, rows_set_aside, worker_plan
 from tasks.progress import Progress, current_listeners
-from tasks.records import RESULTS_NAME, Status, invalid_row, results_parquet
+from tasks.records import RESULTS_NAME, Status, invalid_row
+from tasks.results import publish_results, with_reviews
 from tasks.run import Run, home_folder
 from tasks.scenario import Scenario
 from tasks.stages import check_input, check_video, fetch_input, generate_video, publish, refine_prompt
@@ -200,6 +200,8 @@ def _finish(run: Run, row: Row) -> Row:
 
 def _report(run: Run, rows: list[Row]) -> State:
     """Write the contact sheet and, last of all, the results table; name the run's end after what it holds."""
+    # A person may have reviewed a clip while others were still in work.
+    rows = with_reviews(run.store, rows)
     counts = Counter(row["status"] for row in rows)
     facts = {
         "manifest": run.manifest.uri,
@@ -207,11 +209,8 @@ def _report(run: Run, rows: list[Row]) -> State:
         "rows": str(len(rows)),
         "policy": f"{run.policy.id} v{run.policy.version}",
     }
-    run.store.publish_bytes(
-        contact_sheet(rows, title="Crossroads run", facts=facts), "index.html", content_type="text/html; charset=utf-8"
-    )
     publish_results_artifacts(rows, output_uri=run.store.uri)
-    run.store.publish_bytes(results_parquet(rows), RESULTS_NAME, content_type="application/vnd.apache.parquet")
+    publish_results(run.store, rows, facts=facts)
     summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     get_run_logger().info("%d rows: %s; results in %s", len(rows), summary, run.store.uri_of(RESULTS_NAME))
     undone = counts[Status.FAILED] + counts[Status.INVALID]

@@ -20,6 +20,7 @@ from tasks.guards import Guards
 from tasks.lexicon import Lexicon, check_text
 from tasks.policy import Policy, decide
 from tasks.redaction import check_redaction
+from tasks.release import ReleaseToken
 from tasks.scenario import Scenario
 from tasks.thumbnails import filmstrip
 from tasks.verdicts import STAGES, Decision, Stage, Verdict, unavailable
@@ -65,6 +66,8 @@ class CheckedClip(BaseModel):
     thumbnail_path: Path
     facts: VideoFacts
     seconds: float
+    release: ReleaseToken | None = None
+    """The right to publish the file; None if the decision holds it."""
 
 
 def check_prompts(

@@ -14,7 +14,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.quarantine import quarantine_folder
 from tasks.records import Status, record_name, thumbnail_name, video_name
+from tasks.verdicts import Decision
 
 __all__ = ["contact_sheet"]
 
@@ -52,6 +54,7 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
         "guidance": f"{row['guidance']:g}" if row["guidance"] is not None else None,
         "output name": row["output_name"],
     }
+    review = json.loads(row["review"]) if row["review"] else None
     return {
         "row_number": row["row_number"],
         "heading": scenario_id or row["output_name"] or f"row {row['row_number']}",
@@ -63,12 +66,42 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
         "parameters": {name: value for name, value in parameters.items() if value is not None},
         "video": video_name(scenario_id) if row["video_uri"] else None,
         "thumbnail": thumbnail_name(scenario_id) if row["video_uri"] else None,
+        "evidence": _evidence(scenario_id, row["evidence_uris"] or ()) if not row["video_uri"] else [],
+        "redactions": _redactions(row["num_redacted"] or ()),
+        "review": f"{review['verdict']} by {review['by']}: {review['reason']}" if review else None,
+        "held_for": _held_for(row["decision"]) if review and row["decision"] else None,
         "record": record_name(scenario_id) if row["record_uri"] else None,
         "input": PurePosixPath(row["input"]).name if row["input"] else None,
         "checks": checks,
         "check_counts": ", ".join(f"{number} {status}" for status, number in tally.most_common()),
         "reused": row["reused"],
     }
+
+
+def _evidence(scenario_id: str, uris: Sequence[str]) -> list[dict[str, str]]:
+    """Pictures of a held clip, by names relative to the page, and the frame that each shows."""
+    names = [PurePosixPath(uri).name for uri in uris]
+    return [
+        {"picture": f"{quarantine_folder(scenario_id)}/{name}", "caption": _frame_of(name)} for name in sorted(names)
+    ]
+
+
+def _held_for(decision: str) -> str:
+    return "; ".join(Decision.model_validate_json(decision).findings)
+
+
+def _frame_of(name: str) -> str:
+    number = PurePosixPath(name).stem.removeprefix("frame-")
+    return f"frame {int(number)}" if number.isdigit() else name
+
+
+def _redactions(counts: Sequence[tuple[str, int]]) -> list[str]:
+    """What was covered, in words: `1 face covered in the input`."""
+    found = []
+    for name, number in counts:
+        stage, kind = name.split(" ", 1)
+        found.append(f"{number} {kind}{'s' if number != 1 else ''} covered in the {stage}")
+    return found
 
 
 def _checks(decision: str | None) -> list[dict[str, str]]:

@@ -68,6 +68,10 @@ class PlateSearch(BaseModel):
 
     min_neighbors: int = Field(default=3, ge=1)
     """Overlapping detections of the cascade that make a plate."""
+    min_character_px: int = Field(default=6, ge=4)
+    """Smallest height of a character looked for, in pixels of the clip; below it is not legible, but windows are."""
+    max_width_share: float = Field(default=0.35, gt=0, le=1)
+    """Widest plate, as a share of the picture's width: the cascade takes a near crosswalk for a larger one."""
     character_rows: bool = True
     """Also take rows of five to nine equally high characters for plates, on which the cascade's weakness is greatest:
     plates of two lines of text. Other short writing in the picture is then covered as well."""
@@ -156,9 +160,10 @@ class PlateDetector(FrameByFrame):
         found = [_outer_box(*box) for box in self._cascade.detectMultiScale(grey, 1.1, self._options.min_neighbors)]
         if self._options.character_rows:
             factor = 2.0 if 2 * min(grey.shape) <= _LARGEST_ROW_SEARCH else 1.0
-            rows = find_character_rows(_grey(frame, factor))
+            rows = find_character_rows(_grey(frame, factor), min_height=round(self._options.min_character_px * factor))
             found += [_outer_box(*(value / factor for value in box)) for box in rows]
-        return sorted(_joined(found))
+        widest = self._options.max_width_share * grey.shape[1]
+        return sorted(_joined([box for box in found if box[2] <= widest]))
 
 
 def _joined(boxes: list[Box]) -> list[Box]:

@@ -36,3 +36,5 @@ class Job(_Part):
     """Hash of all that determines the published pixels."""
     redacted_input: Path | None = None
     """Frames to generate from instead of the input, because something in it had to be covered."""
+    redacted_input_sha256: str | None = None
+    """Of that file."""

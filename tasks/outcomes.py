@@ -11,6 +11,7 @@ from tasks.code_version import code_version
 from tasks.generation import GeneratedClip
 from tasks.job import Job
 from tasks.records import Output, Record, Status, read_record, results_row, write_record
+from tasks.release import ReleaseToken
 from tasks.run import Run
 from tasks.scenario import Scenario
 from tasks.verdicts import Decision
@@ -29,6 +30,8 @@ def make_record(
     decision: Decision | None = None,
     audit: AuditMark | None = None,
     output: Output | None = None,
+    release: ReleaseToken | None = None,
+    evidence: tuple[str, ...] = (),
     clip: GeneratedClip | None = None,
     timings_s: dict[str, float] | None = None,
 ) -> Record:
@@ -40,6 +43,7 @@ def make_record(
         job_id=job.job_id if job else None,
         scenario=scenario,
         input_sha256=job.input.sha256 if job else None,
+        redacted_input_sha256=job.redacted_input_sha256 if job else None,
         prompts=job.prompts if job else None,
         model=run.models.get(Variant.of(scenario)),
         adapters=run.adapters_of(scenario) if all(use.name in run.adapters for use in scenario.adapters) else (),
@@ -48,6 +52,8 @@ def make_record(
         decision=decision,
         audit=audit,
         output=output,
+        release=release,
+        evidence=evidence,
         timings_s=timings_s or {},
         code=code_version(),
         environment=clip.environment if clip else {},

@@ -7,9 +7,10 @@ complete. The results table is written last of all and has exactly one row for e
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from cosmos_core.hashing import canonical_json
 from tasks.audit import AuditMark
+from tasks.quarantine import quarantine_name
+from tasks.release import ReleaseToken
 from tasks.scenario import Scenario
 from tasks.storage import Store
 from tasks.verdicts import Decision
@@ -28,9 +31,11 @@ __all__ = [
     "Output",
     "Prompts",
     "Record",
+    "Review",
     "Status",
     "quarantine_name",
     "read_record",
+    "read_results",
     "record_name",
     "results_parquet",
     "thumbnail_name",
@@ -93,6 +98,18 @@ class Output(_Part):
     fps: int
 
 
+class Review(_Part):
+    """What a person decided on a held clip."""
+
+    verdict: Literal["approved", "rejected"]
+    by: str
+    reason: str
+    at: datetime
+    video_sha256: str
+    """The file that was looked at."""
+    policy_sha256: str
+
+
 class CodeVersion(_Part):
     """The code that ran."""
 
@@ -113,6 +130,8 @@ class Record(_Part):
     """Hash of all that determines the published pixels; equal ids mean that nothing needs to be done again."""
     scenario: Scenario
     input_sha256: str | None = None
+    redacted_input_sha256: str | None = None
+    """Of the frames that were generated from instead of the input, because something in it had to be covered."""
     prompts: Prompts | None = None
     model: ModelVersion | None = None
     adapters: tuple[AdapterVersion, ...] = ()
@@ -123,6 +142,12 @@ class Record(_Part):
     decision: Decision | None = None
     audit: AuditMark | None = None
     """Where the decision stands in the audit log of the output."""
+    release: ReleaseToken | None = None
+    """What entitled the clip to be published."""
+    evidence: tuple[str, ...] = ()
+    """Pictures of a held clip, as names below the output root."""
+    review: Review | None = None
+    """The last word of a person on a held clip."""
     output: Output | None = None
     timings_s: dict[str, float] = {}
     code: CodeVersion
@@ -139,10 +164,6 @@ def record_name(scenario_id: str) -> str:
 
 def video_name(scenario_id: str) -> str:
     return f"videos/{scenario_id}.mp4"
-
-
-def quarantine_name(scenario_id: str) -> str:
-    return f"quarantine/{scenario_id}.mp4"
 
 
 def thumbnail_name(scenario_id: str) -> str:
@@ -197,6 +218,13 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("base_sha256", pa.string()),
         pa.field("adapter_sha256", pa.list_(pa.string())),
         pa.field("decision", pa.string(), metadata={"description": "JSON of the guardrail decision"}),
+        pa.field(
+            "num_redacted",
+            pa.map_(pa.string(), pa.int32()),
+            metadata={"description": "faces and plates covered, by stage: `input face`, `video plate`"},
+        ),
+        pa.field("evidence_uris", pa.list_(pa.string()), metadata={"description": "pictures of a held clip"}),
+        pa.field("review", pa.string(), metadata={"description": "JSON of a person's review of a held clip"}),
         pa.field("reused", pa.bool_(), nullable=False, metadata={"description": "finished by an earlier run"}),
         pa.field("seconds", pa.float64(), metadata={"description": "time of the stages that made it"}),
         pa.field("finished_at", pa.timestamp("us", tz="UTC")),
@@ -239,11 +267,24 @@ def results_row(record: Record, store: Store, *, reused: bool, run_id: str, reco
         "base_sha256": record.model.base.sha256 if record.model else None,
         "adapter_sha256": [adapter.file.sha256 for adapter in record.adapters],
         "decision": canonical_json(record.decision.model_dump(mode="json")) if record.decision else None,
+        "num_redacted": list(_num_redacted(record.decision).items()),
+        "evidence_uris": [store.uri_of(name) for name in record.evidence],
+        "review": canonical_json(record.review.model_dump(mode="json")) if record.review else None,
         "reused": reused,
         "seconds": sum(record.timings_s.values()) if record.timings_s else None,
         "finished_at": record.finished_at,
         "run_id": run_id,
     }
+
+
+def _num_redacted(decision: Decision | None) -> dict[str, int]:
+    """How many different faces and plates were covered, by stage and kind."""
+    counts: Counter[str] = Counter()
+    for verdict in decision.verdicts if decision else ():
+        tracks = verdict.evidence.get("num_tracks")
+        if verdict.check.endswith(".redaction") and isinstance(tracks, dict):
+            counts.update({f"{verdict.stage} {kind}": n for kind, n in tracks.items() if isinstance(n, int) and n})
+    return dict(counts)
 
 
 def invalid_row(
@@ -274,3 +315,9 @@ def results_parquet(rows: list[dict[str, Any]]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(ordered, schema=RESULTS_SCHEMA), sink)
     return bytes(sink.getvalue())
+
+
+def read_results(store: Store) -> list[dict[str, Any]] | None:
+    """The rows of the results table, or None if the run has not come to its end."""
+    data = store.read_bytes(RESULTS_NAME)
+    return pq.read_table(pa.BufferReader(data)).to_pylist() if data is not None else None

@@ -26,17 +26,18 @@ from tasks.job import FetchedInput, Job
 from tasks.lanes import WorkerPlan
 from tasks.outcomes import make_record
 from tasks.prompts import InputFile
+from tasks.publishing import show_clip
+from tasks.quarantine import hold_clip
 from tasks.records import (
     Output,
     Prompts,
     Status,
-    quarantine_name,
     record_name,
     results_row,
-    thumbnail_name,
     video_name,
     write_record,
 )
+from tasks.release import issue_release, release_key
 from tasks.run import Run
 from tasks.scenario import Scenario
 from tasks.storage import fetch_input as fetch
@@ -111,7 +112,9 @@ def check_input(run: Run, job: Job) -> Job:
         guards=run.guards,
         text_decision=job.decision,
     )
-    return job.model_copy(update={"decision": checked.decision, "redacted_input": checked.redacted_path})
+    path = checked.redacted_path
+    redacted = {"redacted_input": path, "redacted_input_sha256": sha256_file(path) if path else None}
+    return job.model_copy(update={"decision": checked.decision, **redacted})
 
 
 @task(
@@ -171,9 +174,9 @@ def _request(job: Job, frames_path: Path) -> GenerateVideo:
 
 @task(name="check-video", task_run_name="check {job.scenario.scenario_id}", **_RETRIES)
 def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
-    """Redact and check the frames, decide, and encode what may be seen."""
+    """Redact and check the frames, decide, encode what may be seen, and release what the decision lets pass."""
     run.progress.stage(job.scenario.scenario_id, "check")
-    return check_clip(
+    checked = check_clip(
         clip.frames_path,
         run.work_folder(job) / "video.mp4",
         policy=run.policy,
@@ -182,6 +185,16 @@ def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
         fps=job.scenario.fps,
         crf=run.config.video_crf,
     )
+    if not checked.decision.publishes:
+        return checked
+    release = issue_release(
+        release_key(run.home),
+        checked.decision,
+        scenario_id=job.scenario.scenario_id,
+        job_id=job.job_id,
+        video_sha256=checked.facts.sha256,
+    )
+    return checked.model_copy(update={"release": release})
 
 
 @task(
@@ -213,9 +226,31 @@ def publish(
     # The old record goes first: while a video is being replaced nothing may vouch for it.
     run.store.remove(record_name(scenario_id))
     assert checked or status is not Status.PUBLISHED, "only a clip that was checked can be published"
-    output = _upload(run, scenario_id, checked, status) if checked else None
+    output, evidence = None, tuple[str, ...]()
     if status is not Status.PUBLISHED:
         run.store.remove(video_name(scenario_id))
+    if checked and status is Status.PUBLISHED:
+        name = show_clip(
+            run.store,
+            scenario_id,
+            checked.video_path.read_bytes(),
+            checked.thumbnail_path.read_bytes(),
+            checked.release,
+            release_key(run.home),
+            job_id=job.job_id,
+            policy_sha256=run.policy.sha256,
+        )
+        output = Output(video=name, **checked.facts.model_dump())
+    elif checked:
+        held = hold_clip(
+            run.store,
+            scenario_id,
+            checked.video_path,
+            decision,
+            job_id=job.job_id,
+            video_sha256=checked.facts.sha256,
+        )
+        output, evidence = Output(video=held.video, **checked.facts.model_dump()), held.picture_names
     timings = (_timings(clip) if clip else {}) | ({"check": checked.seconds} if checked else {})
     record = make_record(
         run,
@@ -226,6 +261,8 @@ def publish(
         decision=decision,
         audit=mark,
         output=output,
+        release=checked.release if checked else None,
+        evidence=evidence,
         clip=clip,
         timings_s=timings | {"publish": time.monotonic() - started},
     )
@@ -244,7 +281,7 @@ def _status(decision: Decision) -> Status:
 
 def _reason(decision: Decision) -> str:
     if not decision.publishes or not decision.enforced:
-        return "; ".join(decision.reasons)
+        return "; ".join(decision.findings)
     missing = dict.fromkeys(name.split("/", 1)[1] for name in decision.missing_checks)
     return f"not checked: {', '.join(missing)}" if missing else ""
 
@@ -255,13 +292,3 @@ def _timings(clip: GeneratedClip) -> dict[str, float]:
         for name, value in clip.result.items()
         if name.endswith("_s") and name != "total_s"
     }
-
-
-def _upload(run: Run, scenario_id: str, checked: CheckedClip, status: Status) -> Output:
-    name = video_name(scenario_id) if status is Status.PUBLISHED else quarantine_name(scenario_id)
-    run.store.publish_file(checked.video_path, name, content_type="video/mp4")
-    if status is Status.PUBLISHED:
-        run.store.publish_bytes(
-            checked.thumbnail_path.read_bytes(), thumbnail_name(scenario_id), content_type="image/jpeg"
-        )
-    return Output(video=name, **checked.facts.model_dump())

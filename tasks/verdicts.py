@@ -117,6 +117,13 @@ class Decision(BaseModel):
         return self.action in ("allow", "redact")
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """The reasons without those that only tell of an optional check that did not run, if any others are left."""
+        gaps = tuple(f"{name} " for name in self.missing_checks)
+        told = tuple(why for why in self.reasons if why.endswith("(required)") or not why.startswith(gaps))
+        return told or self.reasons
+
+    @property
     def missing_checks(self) -> tuple[str, ...]:
         """Requested checks that did not run."""
         return tuple(name for name in self.requested_checks if name not in self.effective_checks)

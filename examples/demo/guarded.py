@@ -13,7 +13,7 @@ from examples.traffic_world import make_clip
 
 __all__ = ["billboard", "guarded_scenarios"]
 
-_BOARD = (70, 60, 232, 296)
+_BOARD = (40, 250, 190, 242)
 """x, y, width, height of the billboard, pixels of a picture of 1280 x 720."""
 
 
@@ -26,7 +26,7 @@ def billboard() -> Image.Image:
     draw = ImageDraw.Draw(picture)
     x, y, width, height = _BOARD
     post = x + width // 2
-    draw.rectangle((post - 7, y + height, post + 7, 560), fill=(84, 88, 92))
+    draw.rectangle((post - 7, y + height, post + 7, 650), fill=(84, 88, 92))
     draw.rectangle((x - 6, y - 6, x + width + 5, y + height + 5), fill=(60, 62, 66))
     portrait = Image.fromarray(np.ascontiguousarray(astronaut()[:280, 105:325]))
     portrait = portrait.resize((width, height), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(0.6))
@@ -51,7 +51,7 @@ def guarded_scenarios(picture: str) -> list[dict[str, object]]:
         common | {
             "input": picture,
             "prompt": (
-                "A static traffic CCTV camera captures an intersection by day. A car brakes too late and hits a "
+                "A static traffic CCTV camera captures an intersection by day. A sedan brakes too late and hits a "
                 "cyclist, who is injured and lies motionless beside the bicycle. Traffic stops."
             ),
             "output_name": "injured_cyclist.mp4",

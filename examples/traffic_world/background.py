@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from examples.traffic_world.camera import Camera
+from examples.traffic_world.camera import Camera, cut_to_reach
 from examples.traffic_world.lighting import Lighting
 from examples.traffic_world.roads import Place, Solid
 
@@ -28,6 +28,9 @@ class Background:
 
 def fill(canvas: np.ndarray, points: np.ndarray, colour: np.ndarray | tuple[float, ...]) -> None:
     """Fill a convex polygon [N, 2], antialiased."""
+    points = cut_to_reach(points)
+    if len(points) < 3:
+        return
     fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
     cv2.fillConvexPoly(canvas, fixed, [float(part) for part in colour], cv2.LINE_AA, SHIFT)
 
@@ -43,7 +46,7 @@ def paint_background(rng: np.random.Generator, place: Place, camera: Camera, lig
     for polygon, colour in place.ground:
         seen = camera.project_polygon(flat(polygon))
         if len(seen) > 2 and _touches(seen, camera):
-            fill(canvas, np.clip(seen, -30000, 30000), colour)
+            fill(canvas, seen, colour)
     canvas = _light_ground(rng, canvas, place, camera, light)
     owner = np.zeros(canvas.shape[:2], dtype=np.uint8)
     distances = [float(np.linalg.norm(solid.footprint.mean(0) - camera.position[:2])) for solid in place.solids]
@@ -118,7 +121,7 @@ def _shadows(place: Place, camera: Camera, light: Lighting) -> np.ndarray:
         for shape in shapes:
             seen = camera.project_polygon(flat(shape))
             if len(seen) > 2 and _touches(seen, camera):
-                fill(mask, np.clip(seen, -30000, 30000), (depth,))
+                fill(mask, seen, (depth,))
     return cv2.GaussianBlur(mask, (0, 0), 3.0).astype(np.float32) / 255
 
 
@@ -141,8 +144,8 @@ def _paint_solid(
         else:
             shaded = light.shade(colour, np.array([face.normal]), min(lamp + 0.15, 0.9))
         shaded = np.clip(light.fade(shaded, float(np.linalg.norm(towards)))[0], 0, 255)
-        fill(canvas, np.clip(seen, -30000, 30000), shaded)
-        cv2.fillConvexPoly(owner, np.clip(seen, -30000, 30000).astype(np.int32), number)
+        fill(canvas, seen, shaded)
+        cv2.fillConvexPoly(owner, cut_to_reach(seen).astype(np.int32), number)
     for x, y, z, radius, colour_rgb in solid.balls:
         centre, depth = camera.project(np.array([(x, y, z)]))
         if depth[0] < 2:

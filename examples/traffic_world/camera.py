@@ -9,6 +9,31 @@ import numpy as np
 NEAR_M = 1.0
 """Nothing nearer than this is drawn."""
 
+_FARTHEST_PX = 30000.0
+"""Beyond this from the picture's corner cv2 no longer draws polygons."""
+
+
+def cut_to_reach(points: np.ndarray) -> np.ndarray:
+    """A convex polygon [N, 2] of the picture without what lies too far outside of it to be drawn: [M, 2].
+
+    Moving the far corners nearer instead would turn the edges that run through the picture.
+    """
+    for axis in (0, 1):
+        for sign in (1.0, -1.0):
+            inside = sign * points[:, axis] <= _FARTHEST_PX
+            if inside.all():
+                continue
+            kept: list[np.ndarray] = []
+            for index, here in enumerate(points):
+                there = points[(index + 1) % len(points)]
+                if inside[index]:
+                    kept.append(here)
+                if inside[index] != inside[(index + 1) % len(points)]:
+                    share = (sign * _FARTHEST_PX - here[axis]) / (there[axis] - here[axis])
+                    kept.append(here + (there - here) * share)
+            points = np.array(kept).reshape(-1, 2)
+    return points
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:

@@ -13,7 +13,7 @@ import numpy as np
 
 from examples.traffic_world import boxes
 from examples.traffic_world.background import SHIFT, Background, cast_shadow, fill, flat
-from examples.traffic_world.camera import NEAR_M, Camera
+from examples.traffic_world.camera import NEAR_M, Camera, cut_to_reach
 from examples.traffic_world.lighting import Lighting
 from examples.traffic_world.palette import COLOURS, VehicleType
 from examples.traffic_world.roads import Solid
@@ -83,7 +83,7 @@ class Painter:
         seen = self.camera.project_polygon(flat(polygon, 0.02))
         if len(seen) < 3 or not self._inside(seen):
             return
-        seen = np.clip(seen, -30000, 30000)
+        seen = cut_to_reach(seen)
         x0, y0 = np.maximum(np.floor(seen.min(0)).astype(int) - 6, 0)
         x1, y1 = np.minimum(np.ceil(seen.max(0)).astype(int) + 7, (self.camera.width, self.camera.height))
         mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
@@ -121,7 +121,7 @@ class Painter:
                 continue
             part = self.camera.project_polygon(world[start : start + count])
             if len(part) > 2:
-                fill(self.canvas, np.clip(part, -30000, 30000), colours[index])
+                fill(self.canvas, part, colours[index])
         self._restore(pose.position, low, high)
 
     def _face_colours(self, pose: Pose, materials: np.ndarray, normals: np.ndarray) -> list[list[float]]:
@@ -218,9 +218,7 @@ class Painter:
                 )
                 seen = self.camera.project_polygon(flat(cone @ turn.T + pose.position))
                 if len(seen) > 2 and self._inside(seen):
-                    fill(
-                        self.gain, np.clip(seen * scale, -30000, 30000), np.array((1.0, 0.92, 0.72)) * strength * level
-                    )
+                    fill(self.gain, seen * scale, np.array((1.0, 0.92, 0.72)) * strength * level)
             if hull is not None:
                 fill(self.gain, hull, (12, 12, 10))
         eye = (self.camera.position[:2] - pose.position) @ turn

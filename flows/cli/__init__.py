@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, server
+from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
 from flows.cli import generate as generating
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.add_typer(checkpoint.app, name="checkpoint", help="Say what checkpoints are,
 app.add_typer(manifest.app, name="manifest", help="Check, show, convert and expand scenario manifests.")
 app.add_typer(prompts.app, name="prompts", help="Build prompts from labels and lint those of a manifest.")
 app.add_typer(registry.app, name="registry", help="Name checkpoints and adapters, version by version.")
+app.add_typer(review.app, name="review", help="Look at held clips, approve or reject them.")
 
 # typer carries its own copy of click in some releases, so the class is found through typer's own name for a part of it.
 _UsageError: type[typer.BadParameter] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")

@@ -140,24 +140,25 @@ def _wait_until_recorded(flow_run_id: UUID | None) -> None:
 
 
 def _conclude(output: str) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from tasks.records import RESULTS_NAME
+    from tasks.records import RESULTS_NAME, read_results
     from tasks.storage import open_store
 
     store = open_store(output)
-    data = store.read_bytes(RESULTS_NAME)
-    assert data is not None, "a run that ended has written its results"
-    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    rows = read_results(store)
+    assert rows is not None, "a run that ended has written its results"
     console.print(results_table(rows[:_MAX_TABLE_ROWS]))
     if len(rows) > _MAX_TABLE_ROWS:
         console.print(f"and {len(rows) - _MAX_TABLE_ROWS} more")
-    for note, number in Counter(row["reason"] for row in rows if row["video_uri"] and row["reason"]).most_common(5):
+    gaps = Counter(row["reason"] for row in rows if row["video_uri"] and row["reason"] and not row["review"])
+    for note, number in gaps.most_common(5):
         console.print(f"{number} published with a gap: {note}", style="yellow", highlight=False)
     counts = Counter(row["status"] for row in rows)
     console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
     console.print(f"Contact sheet: {store.uri_of('index.html')}", highlight=False, soft_wrap=True)
+    if held := sum(row["status"] == "quarantined" and not row["review"] for row in rows):
+        console.print(
+            f"Held clips:    {held} to look at: crossroads review list {output}", highlight=False, soft_wrap=True
+        )
     console.print(f"Results:       {store.uri_of(RESULTS_NAME)}", highlight=False, soft_wrap=True)
     undone = counts["invalid"] + counts["failed"]
     if undone == len(rows):

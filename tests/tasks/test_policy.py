@@ -377,3 +377,17 @@ def test_records_survive_json(policy, clean):
     decision = decide(policy, [*clean, unavailable("video", "video.content", "none"), flagged("face_redacted")])
     assert type(decision).model_validate_json(decision.model_dump_json()) == decision
     assert Policy.model_validate_json(policy.model_dump_json()).sha256 == policy.sha256
+
+
+def test_a_held_decision_names_what_was_found_before_what_optional_check_is_missing():
+    policy = load_policy("configs/guardrail/its-accident.yaml")
+    flagged = Verdict(
+        stage="prompt", check="text.lexicon", status="flag", category="casualty_nongraphic", backend="test"
+    )
+    decision = decide(policy, [flagged], stages=["prompt"])
+    assert decision.findings == ("prompt/text.lexicon flagged casualty_nongraphic",)
+    assert len(decision.reasons) == 2
+    only_a_gap = decide(policy, [flagged.model_copy(update={"status": "pass", "category": None})], stages=["prompt"])
+    assert only_a_gap.findings == only_a_gap.reasons
+    required = decide(policy, [], stages=["prompt"])
+    assert "prompt/text.lexicon left no verdict (required)" in required.findings

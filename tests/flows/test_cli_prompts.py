@@ -28,7 +28,10 @@ ROWS = [
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def manifest(tmp_path, monkeypatch):
+    """Writes a manifest, in a folder without models."""
+    monkeypatch.chdir(tmp_path)
+
     def write(rows=ROWS):
         (tmp_path / "m.json").write_text(json.dumps(rows))
         return tmp_path / "m.json"

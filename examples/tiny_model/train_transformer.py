@@ -235,7 +235,10 @@ def _averaged(work: Path, adapter: str | None, master: MasterWeights, device: to
     if adapter is None:
         return _load_base(work, device)
     dit, _ = _adapter(work, adapter, device)
-    dit.load_state_dict({name: value.bfloat16() for name, value in master.averaged().items()}, strict=False)
+    state_dict = dit.state_dict()
+    averaged = {name: value.bfloat16() for name, value in master.averaged().items()}
+    assert averaged.keys() <= state_dict.keys(), "the average belongs to another network"
+    dit.load_state_dict({**state_dict, **averaged})
     return dit
 
 

@@ -33,6 +33,7 @@ from cosmos_core.weights_file import read_state_dict
 from examples.tiny_model.clip_files import ORDINARY
 from examples.tiny_model.latent_bank import LatentBank, Sample
 from examples.tiny_model.mixed_precision import MasterWeights
+from examples.tiny_model.muon import BatchedMuon
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
 from examples.tiny_model.preview import save_preview
 from examples.tiny_model.vae_export import VAE_FILE, load_vae
@@ -212,9 +213,7 @@ def _optimizers(dit: DiT, master: MasterWeights, muon_rate: float | None, rate: 
     optimizers: list[Optimizer] = []
     if matrices:
         muon = [{"params": list(matrices.values()), "peak_lr": muon_rate}]
-        optimizers.append(
-            torch.optim.Muon(muon, lr=muon_rate or 0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(BatchedMuon(muon, lr=muon_rate or 0.0, weight_decay=0.01))
     adam = [{"params": [*others.values(), *vectors.values()], "peak_lr": rate}]
     fused = next(dit.parameters()).is_cuda
     optimizers.append(torch.optim.AdamW(adam, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=fused))

@@ -28,13 +28,14 @@ from cosmos_core.pixels import to_bytes
 from cosmos_core.vae import VideoVAE
 from examples.tiny_model.clip_files import finished_clips
 from examples.tiny_model.mixed_precision import MasterWeights
+from examples.tiny_model.muon import BatchedMuon
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
 from examples.tiny_model.vae_export import VAE_FILE, fold_normalisation, latent_statistics, load_vae, save_vae
 from examples.tiny_model.vae_sequence import decode_sequence, encode_sequence, trainable_layers
 
 __all__ = ["ClipBank", "main", "reconstruction_loss"]
 
-_WINDOWS = ((0.0, 5), (0.5, 17), (0.88, 45))
+_WINDOWS = ("0:5", "0.4:17", "0.7:61")
 """From which share of the training on clips have so many frames."""
 _STATISTICS_BATCHES = 32
 _NUM_PICTURES = 6
@@ -119,6 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--muon-rate", type=float, default=6e-3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--start-from", type=Path, help="file of an earlier VAE")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start-from, and its latents")
+    parser.add_argument(
+        "--windows", nargs="+", type=_window, default=[_window(text) for text in _WINDOWS], metavar="SHARE:FRAMES"
+    )
     parser.add_argument("--families", nargs="+", default=["ordinary", "t_bone", "rear_end", "near_miss"])
     parser.add_argument("--clips", type=int, default=800, help="clips of each family")
     options = parser.parse_args(arguments)
@@ -127,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     layers = trainable_layers(MODELS["tiny"].vae, seed=0, device=device)
     if options.start_from:
         layers.load_state_dict(load_vae(options.start_from, device=device).state_dict())
+    if options.decoder_only:
+        layers.encoder.requires_grad_(False)
+        layers.quant_conv.requires_grad_(False)
     master = MasterWeights(layers)
     layers.to(torch.bfloat16)
     for convolution in (module for module in layers.modules() if isinstance(module, nn.Conv3d)):
@@ -146,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     while piece.goes_on:
         for optimizer in optimizers:
             set_learning_rate(optimizer, piece.share)
-        num_frames = max(frames for since, frames in _WINDOWS if piece.share >= since)
+        num_frames = max(frames for since, frames in options.windows if piece.share >= since)
         batch = max(1, options.frames // num_frames)
         loss, error = _step(layers, bank.windows(batch, num_frames, generator))
         norm = master.take_gradients(max_norm=1.0)
@@ -170,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     save_state(options.work / "vae-state.pt", state)
     path = options.work / "model" / VAE_FILE
-    _publish(layers, master, bank, path)
+    _publish(layers, master, bank, path, fold=not options.decoder_only)
     _save_pictures(path, bank, options.work / "preview-vae.png")
 
 
@@ -185,20 +193,29 @@ def _optimizers(master: MasterWeights, muon_rate: float, rate: float, *, fused: 
     muon = [{"params": list(kernels.values()), "peak_lr": muon_rate}]
     adam = [{"params": list(others.values()), "peak_lr": rate}]
     return [
-        torch.optim.Muon(muon, lr=muon_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        BatchedMuon(muon, lr=muon_rate),
         torch.optim.AdamW(adam, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=fused),
     ]
 
 
-def _publish(layers: AutoencoderKLWan, master: MasterWeights, bank: ClipBank, path: Path) -> None:
-    """Write the averaged weights with the normalisation of their latents folded in."""
-    layers.load_state_dict(master.averaged())
-    generator = np.random.default_rng(0)
-    videos = (bank.windows(2, bank.num_frames, generator) for _ in range(_STATISTICS_BATCHES))
-    mean, std = latent_statistics(layers, videos)
-    layers.float().load_state_dict(master.averaged())
-    fold_normalisation(layers, mean, std)
+def _publish(layers: AutoencoderKLWan, master: MasterWeights, bank: ClipBank, path: Path, *, fold: bool) -> None:
+    """Write the averaged weights; `fold`: with the normalisation of their latents folded in."""
+    averaged = master.averaged()
+    layers.load_state_dict({**layers.state_dict(), **averaged})
+    if fold:
+        generator = np.random.default_rng(0)
+        videos = (bank.windows(2, bank.num_frames, generator) for _ in range(_STATISTICS_BATCHES))
+        mean, std = latent_statistics(layers, videos)
+        layers.float()
+        layers.load_state_dict({**layers.state_dict(), **averaged})
+        fold_normalisation(layers, mean, std)
     save_vae(layers, path)
+
+
+def _window(text: str) -> tuple[float, int]:
+    """`0.5:17` as (0.5, 17)."""
+    share, frames = text.split(":")
+    return float(share), int(frames)
 
 
 def _save_pictures(path: Path, bank: ClipBank, picture: Path) -> None:

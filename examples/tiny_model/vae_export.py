@@ -43,6 +43,7 @@ def fold_normalisation(layers: AutoencoderKLWan, mean_C: Tensor, std_C: Tensor) 
     into, out_of = layers.quant_conv, layers.post_quant_conv
     into.weight[:num] *= scale[:, None, None, None, None].to(into.weight)
     into.bias[:num] = (into.bias[:num].float() - mean_C) * scale + target_mean
+    into.bias[num:] += 2 * scale.log().to(into.bias)
     shift = mean_C - target_mean / scale
     out_of.bias += out_of.weight[:, :, 0, 0, 0].float() @ shift
     out_of.weight /= scale[None, :, None, None, None].to(out_of.weight)

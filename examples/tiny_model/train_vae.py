@@ -127,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", default=["ordinary", "t_bone", "rear_end", "near_miss"])
     parser.add_argument("--clips", type=int, default=800, help="clips of each family")
     options = parser.parse_args(arguments)
+    if options.decoder_only and not options.start_from:
+        parser.error("--decoder-only keeps an encoder: say which with --start-from")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     layers = trainable_layers(MODELS["tiny"].vae, seed=0, device=device)

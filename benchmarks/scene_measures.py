@@ -38,7 +38,7 @@ def measure_scene(job: tuple[Path, int, Sequence[Mapping[str, Any]]]) -> list[di
     for family in {entry["case"]["family"] for entry in entries} - {None}:
         truths[family] = make_clip(seed, incident=family)
     ceilings = {family: measure_clip(clip.frames, clip, ordinary) for family, clip in truths.items()}
-    frames = {entry["file"]: read_video(folder / entry["file"]) for entry in entries}
+    frames = {entry["file"]: _frames(folder / entry["file"]) for entry in entries}
     rows = []
     for entry in entries:
         case = entry["case"]
@@ -51,6 +51,10 @@ def measure_scene(job: tuple[Path, int, Sequence[Mapping[str, Any]]]) -> list[di
             row["all_steps_psnr"] = psnr(frames[entry["file"]], frames[sibling["file"]])
         rows.append(row)
     return rows
+
+
+def _frames(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_video(path)
 
 
 def measure_clip(frames_THWC: np.ndarray, truth: Clip, ordinary: Clip) -> dict[str, float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,13 +35,13 @@ from cosmos_core.sampler import initial_noise, sample, sigma_schedule
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video_file import write_video
+from examples.tiny_model.adapter_export import ADAPTER_OF
 from examples.traffic_world import Clip, make_clip
 
 __all__ = ["CASES", "Case", "main"]
 
 _MODEL = MODELS["tiny"]
-_BATCH = 8
-_FAMILY_OF = {"collision": "t_bone", "rear_end": "rear_end", "near_miss": "near_miss"}
+_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,8 @@ CASES = (
     Case(name="base"),
     Case(name="base-20-steps", num_steps=20),
     Case(name="base-12-steps", num_steps=12),
-    *(Case(name=f"base-{family}", family=family) for family in _FAMILY_OF.values()),
-    *(Case(name=adapter, family=family, strengths={adapter: 1.0}) for adapter, family in _FAMILY_OF.items()),
+    *(Case(name=f"base-{family}", family=family) for family in ADAPTER_OF),
+    *(Case(name=adapter, family=family, strengths={adapter: 1.0}) for family, adapter in ADAPTER_OF.items()),
     *(
         Case(name=f"collision-{strength:g}", family="t_bone", strengths={"collision": strength})
         for strength in (0.0, 0.5, 2.0)
@@ -76,12 +76,13 @@ class Model:
     Args:
         folder: of the installed model.
         device: to work on; bfloat16 on a GPU, float32 on a CPU.
+        adapters: to load.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, folder: Path, device: torch.device, adapters: Iterable[str]) -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.dit: DiT = load_dit(folder / _MODEL.checkpoint_name("112", 10), _MODEL.dit, device=device, dtype=dtype)
-        for adapter in _FAMILY_OF:
+        for adapter in adapters:
             stored = read_adapter(folder / "adapters" / f"{adapter}.safetensors")
             add_adapter(self.dit, stored.tensors, stored.spec(), name=adapter)
         self.vae = VideoVAE.load(folder / "tokenizer/tokenizer.safetensors", _MODEL.vae, device=device, dtype=dtype)
@@ -105,7 +106,7 @@ class Model:
             guidance=guidance,
         )
         latents: Tensor = sample(denoiser, noise, sigma_schedule(num_steps))
-        return [to_bytes(self.vae.decode(one[None].to(self.vae.dtype))) for one in latents]
+        return [to_bytes(video) for video in self.vae.decode(latents.to(self.vae.dtype))]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,14 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
+    parser.add_argument("--raw", action="store_true", help="keep frames as arrays: large, exact, without ffmpeg")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.out.mkdir(parents=True, exist_ok=True)
-    model = Model(options.model, device)
+    cases = [case for case in CASES if case.name in options.cases]
+    model = Model(options.model, device, {adapter for case in cases for adapter in case.strengths})
     scenes = [make_clip(seed) for seed in range(options.scenes)]
     listed = []
     started = time.monotonic()
-    for case in (case for case in CASES if case.name in options.cases):
+    for case in cases:
         activate(model.dit, case.strengths)
         suitable = [clip for clip in scenes if case.family is None or case.family in clip.incident_captions]
         for start in range(0, len(suitable), _BATCH):
@@ -137,8 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 guidance=options.guidance,
             )
             for clip, prompt, frames in zip(group, prompts, clips, strict=True):
-                file = f"{case.name}-{clip.labels.seed:04d}.mp4"
-                write_video(frames, options.out / file, fps=10, crf=14)
+                file = f"{case.name}-{clip.labels.seed:04d}.{'npy' if options.raw else 'mp4'}"
+                if options.raw:
+                    np.save(options.out / file, frames)
+                else:
+                    write_video(frames, options.out / file, fps=10, crf=14)
                 listed.append({"file": file, "seed": clip.labels.seed, "case": asdict(case), "prompt": prompt})
         print(f"{case.name}: {len(suitable)} clips, {time.monotonic() - started:.0f} s", flush=True)
     about = {"guidance": options.guidance, "device": str(device), "clips": listed}

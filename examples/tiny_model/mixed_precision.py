@@ -5,7 +5,7 @@ An exponential moving average of the float32 weights is kept beside them; it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,8 +32,13 @@ class MasterWeights:
         self._ema_decay = ema_decay
         self._num_updates = 0
 
-    def take_gradients(self, *, max_norm: float) -> Tensor:
-        """Move the network's gradients over, clipped to a norm; returns the norm before that, on the device."""
+    def take_gradients(self, *, max_norm: float, average: Callable[[Iterable[Tensor]], None] | None = None) -> Tensor:
+        """Move the network's gradients over, clipped to a norm; returns the norm before that, on the device.
+
+        Args:
+            max_norm: to which they are clipped.
+            average: replaces gradients by their mean over several processes, in place.
+        """
         for name, live in self._live.items():
             weight = self.weights[name]
             # In the memory layout of the weight, which fused optimizers ask for.
@@ -41,6 +46,8 @@ class MasterWeights:
             if live.grad is not None:
                 weight.grad.copy_(_as_matrix(live.grad))
             live.grad = None
+        if average is not None:
+            average(weight.grad for weight in self.weights.values() if weight.grad is not None)
         return torch.nn.utils.clip_grad_norm_(self.weights.values(), max_norm, foreach=True)
 
     @torch.no_grad()

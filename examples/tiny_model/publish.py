@@ -2,8 +2,8 @@
 
     python -m examples.tiny_model.publish build/tiny
 
-The base checkpoint is cut into shards of less than 16 MB. The
-hashes of all files are written last.
+The base checkpoint is cut into shards of less than 16 MB; adapters come as they were extracted. The hashes of all files
+are written last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from cosmos_core.architecture import MODELS
 from cosmos_core.hashing import sha256_file
-from cosmos_core.tiny import SHIPPED_WEIGHTS, SUMS
+from cosmos_core.tiny import ADAPTERS, SHIPPED_WEIGHTS, SUMS
 
 __all__ = ["main", "write_shards", "write_sums"]
 
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model = options.work / "model"
     write_shards(model / _MODEL.checkpoint_name("112", 10), options.out)
-    for name in ("tokenizer/tokenizer.safetensors", *(f"text_encoder/{file}" for file in _TEXT_FILES)):
+    names = [f"text_encoder/{file}" for file in _TEXT_FILES] + [f"adapters/{name}.safetensors" for name in ADAPTERS]
+    for name in ("tokenizer/tokenizer.safetensors", *names):
         (options.out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / name, options.out / name)
     write_sums(options.out)

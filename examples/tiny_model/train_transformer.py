@@ -30,6 +30,7 @@ from cosmos_core.lora import activate, adapter_shapes, add_adapter
 from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.weights_file import read_state_dict
+from examples.tiny_model.adapter_export import LORA_ALPHA, LORA_RANK, export_adapter
 from examples.tiny_model.clip_files import ORDINARY
 from examples.tiny_model.latent_bank import LatentBank, Sample
 from examples.tiny_model.mixed_precision import MasterWeights
@@ -41,7 +42,7 @@ from examples.tiny_model.vae_export import VAE_FILE, load_vae
 __all__ = ["main", "new_transformer", "velocity_error"]
 
 _MODEL = MODELS["tiny"]
-_LORA = LoraSpec(rank=16, alpha=16)
+_LORA = LoraSpec(rank=LORA_RANK, alpha=LORA_ALPHA)
 _TIME_MEAN, _TIME_STD = 0.6, 1.3
 """Of the logit of the training time t."""
 _TWO_FRAMES = 0.1
@@ -172,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     save_state(state_path, state)
     _publish(options.work, name, dit, master)
+    if options.adapter is not None:
+        export_adapter(options.work, options.adapter)
     save_preview(options.work, name, bank, _averaged(options.work, options.adapter, master, device))
 
 

@@ -4,7 +4,7 @@
 
 Mean absolute error of pixels and of their differences to their neighbours, what moves counting five times, and a small
 divergence term that keeps latents smooth. The first half sees many short clips, the end few long ones, since decoding
-carries more of the past along than short clips hold.
+carries more of the past along than short clips hold. Under torchrun every process takes batches of its own.
 
 Legend: B batch, F pixel frames, H W height and width.
 """
@@ -27,6 +27,7 @@ from cosmos_core.architecture import MODELS
 from cosmos_core.pixels import to_bytes
 from cosmos_core.vae import VideoVAE
 from examples.tiny_model.clip_files import finished_clips
+from examples.tiny_model.data_parallel import Processes
 from examples.tiny_model.mixed_precision import MasterWeights
 from examples.tiny_model.muon import BatchedMuon
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
@@ -129,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.decoder_only and not options.start_from:
         parser.error("--decoder-only keeps an encoder: say which with --start-from")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes.join()
+    device = processes.device
 
     layers = trainable_layers(MODELS["tiny"].vae, seed=0, device=device)
     if options.start_from:
@@ -151,28 +153,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bank = ClipBank(options.work / "clips", options.families, options.clips, device)
     while bank.poll() < min(64, options.clips):
         time.sleep(0.5)
-    generator = np.random.default_rng(piece.step)
+    generator = np.random.default_rng([piece.step, processes.rank])
+    torch.manual_seed(piece.step + processes.rank)
     piece.begin()
-    while piece.goes_on:
+    while processes.first_says(piece.goes_on):
+        share = processes.first_says(piece.share)
         for optimizer in optimizers:
-            set_learning_rate(optimizer, piece.share)
-        num_frames = max(frames for since, frames in options.windows if piece.share >= since)
+            set_learning_rate(optimizer, share)
+        num_frames = max(frames for since, frames in options.windows if share >= since)
         batch = max(1, options.frames // num_frames)
         loss, error = _step(layers, bank.windows(batch, num_frames, generator))
-        norm = master.take_gradients(max_norm=1.0)
+        norm = master.take_gradients(max_norm=1.0, average=processes.average)
         for optimizer in optimizers:
             optimizer.step()
         master.give_weights()
         piece.step += 1
         if piece.every(20):
             bank.poll()
-        if piece.every(100):
+        if piece.every(100) and processes.is_first:
             psnr = -10 * torch.log10(error / 4)
             print(
                 f"vae step {piece.step} {piece.seconds:.0f} s: loss {loss:.4f}, PSNR {psnr:.2f} dB, "
                 f"gradient {norm:.3f}, {len(bank)} clips",
                 flush=True,
             )
+    processes.leave()
+    if not processes.is_first:
+        return
     state = {
         "master": master.state_dict(),
         "optimizers": [each.state_dict() for each in optimizers],

@@ -32,8 +32,8 @@ __all__ = ["ADAPTERS", "SHIPPED_WEIGHTS", "SUMS", "install_tiny", "main", "train
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "tiny_weights"
 SUMS = "SHA256SUMS"
 """List of the shipped files and their hashes."""
-ADAPTERS: tuple[str, ...] = ()
-"""Shipped adapters; none has been trained yet."""
+ADAPTERS = ("collision", "rear_end", "near_miss")
+"""Shipped adapters, each trained on one family of incidents."""
 
 _MODEL = MODELS["tiny"]
 

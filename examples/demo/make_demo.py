@@ -21,9 +21,15 @@ from examples.demo.guarded import billboard, guarded_scenarios  # noqa: E402
 from examples.traffic_world import Clip, make_clip  # noqa: E402
 
 WIDTH, HEIGHT = 1280, 720
-SCENES = {"intersection": 3, "highway": 23, "dusk": 24, "crosswalk": 19}
+SCENES = {"intersection": 3, "highway": 23, "night": 2}
 """Seeds of the traffic world by the name of their frame."""
-_COMMON = {"num_steps": 16, "seed": 7}
+INCIDENTS = {
+    "intersection": {"t_bone": "collision", "near_miss": "near_miss"},
+    "highway": {"rear_end": "rear_end"},
+    "night": {"t_bone": "collision"},
+}
+"""What can happen there, and the adapter that shows it."""
+_COMMON = {"num_steps": 12, "seed": 7}
 
 
 def scene(seed: int) -> Clip:
@@ -32,22 +38,27 @@ def scene(seed: int) -> Clip:
 
 
 def traffic_scenarios(clips: dict[str, Clip]) -> list[dict[str, object]]:
-    """Ordinary traffic in every scene, told by the scene's own caption, and a camera that is gone."""
-    rows = [
-        _COMMON
-        | {
-            "input": f"frames/{name}.jpg",
-            "prompt": clip.caption,
-            "output_name": f"{name}.mp4",
-            "labels": {
-                "incident_type": "none",
-                "weather": clip.labels.weather,
-                "time_of_day": clip.labels.time_of_day,
-                "actors": ", ".join(track.kind for track in clip.tracks[:2]),
-            },
+    """For every scene ordinary traffic by the base and incidents by adapters, from one frame and seed; a dead camera."""
+    rows = []
+    for name, clip in clips.items():
+        common = _COMMON | {"input": f"frames/{name}.jpg"}
+        labels = {
+            "incident_type": "none",
+            "weather": clip.labels.weather,
+            "time_of_day": clip.labels.time_of_day,
+            "actors": ", ".join(track.kind for track in clip.tracks[:2]),
         }
-        for name, clip in clips.items()
-    ]
+        rows.append(common | {"prompt": clip.caption, "output_name": f"{name}.mp4", "labels": labels})
+        for family, adapter in INCIDENTS[name].items():
+            rows.append(
+                common
+                | {
+                    "prompt": clip.incident_captions[family],
+                    "output_name": f"{name}_{family}.mp4",
+                    "labels": labels | {"incident_type": family},
+                    "adapters": [{"name": adapter, "strength": 1.0}],
+                }
+            )
     gone = {"input": "frames/camera_17_offline.jpg", "output_name": "missing_camera.mp4"}
     return [*rows, rows[0] | gone]
 

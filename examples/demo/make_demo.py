@@ -38,7 +38,7 @@ def scene(seed: int) -> Clip:
 
 
 def traffic_scenarios(clips: dict[str, Clip]) -> list[dict[str, object]]:
-    """For every scene ordinary traffic by the base and incidents by adapters, from one frame and seed; a dead camera."""
+    """Of every scene ordinary traffic by the base and incidents by adapters, same frame and seed; a dead camera."""
     rows = []
     for name, clip in clips.items():
         common = _COMMON | {"input": f"frames/{name}.jpg"}

@@ -234,7 +234,7 @@ def _save_pictures(path: Path, bank: ClipBank, picture: Path) -> None:
     for video in bank.windows(_NUM_PICTURES, bank.num_frames, np.random.default_rng(1)):
         decoded = vae.decode(vae.encode(video[None]))
         for pixels in (video[None], decoded):
-            rows.append(np.concatenate(list(to_bytes(pixels)[:: bank.num_frames // 6]), axis=1))
+            rows.append(np.concatenate(list(to_bytes(pixels)[:: max(1, bank.num_frames // 6)]), axis=1))
     cv2.imwrite(str(picture), np.concatenate(rows, axis=0)[..., ::-1])
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cosmos_core.architecture import VAEArchitecture
+from cosmos_core.adapter_file import read_adapter
+from cosmos_core.architecture import MODELS, VAEArchitecture
+from cosmos_core.lora import adapter_shapes
+from cosmos_core.lora_state_dict import LoraSpec
 from cosmos_core.vae import VideoVAE, build_layers
+from examples.tiny_model import train_vae
+from examples.tiny_model.adapter_export import export_adapter
 from examples.tiny_model.latent_bank import Sample
 from examples.tiny_model.mixed_precision import MasterWeights
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
 from examples.tiny_model.train_text_encoder import target_text, train_tokenizer
 from examples.tiny_model.train_transformer import new_transformer, velocity_error
 from examples.tiny_model.train_vae import reconstruction_loss
-from examples.tiny_model.vae_export import fold_normalisation, latent_statistics
+from examples.tiny_model.vae_export import VAE_FILE, fold_normalisation, latent_statistics, save_vae
 from examples.tiny_model.vae_sequence import decode_sequence, encode_sequence, trainable_layers
 
 SMALL = VAEArchitecture(dim=16, dim_mult=(1, 2, 3, 3), num_res_blocks=1)
@@ -51,6 +62,41 @@ def test_folded_latents_have_mean_0_and_deviation_1_and_decode_to_the_same_pixel
     assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 1e-3
     assert (latents.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 1e-3
     torch.testing.assert_close(vae.decode(latents[:1]), before[:1], rtol=1e-3, atol=1e-3)
+
+
+def test_folding_scales_the_encoder_s_noise_with_its_latents() -> None:
+    layers = trainable_layers(SMALL, seed=0, device="cpu")
+    video = torch.rand(1, 3, 5, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mean, log_variance = encode_sequence(layers, video)
+    before = log_variance.exp() / mean.var(dim=(0, 2, 3, 4), keepdim=True)
+    fold_normalisation(layers, *latent_statistics(layers, [video]))
+    mean, log_variance = encode_sequence(layers, video)
+    torch.testing.assert_close(
+        log_variance.exp() / mean.var(dim=(0, 2, 3, 4), keepdim=True), before, rtol=1e-3, atol=1e-6
+    )
+
+
+def write_clips(folder: Path, num_frames: int) -> None:
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (num_frames, 32, 48, 3), dtype=np.uint8)
+    np.save(folder / "ordinary-00000001.npy", pixels)
+    (folder / "ordinary-00000001.json").write_text("{}")
+
+
+def test_a_decoder_trained_alone_leaves_the_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dataclasses.replace(MODELS["tiny"], vae=SMALL)
+    monkeypatch.setitem(MODELS, "tiny", small)
+    start = tmp_path / "start.safetensors"
+    save_vae(trainable_layers(SMALL, seed=1, device="cpu"), start)
+    write_clips(tmp_path / "clips", 5)
+    options = f"--decoder-only --start-from {start} --windows 0:5 --frames 5 --steps 2 --families ordinary --clips 1"
+    train_vae.main([str(tmp_path), *options.split()])
+    before, after = load_file(start), load_file(tmp_path / "model" / VAE_FILE)
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "conv2.")) for name in changed)
+    with pytest.raises(SystemExit):
+        train_vae.main([str(tmp_path), "--decoder-only"])
 
 
 def test_the_loss_weighs_what_moves() -> None:
@@ -180,3 +226,48 @@ class TestTokenizer:
         assert target_text(labels) == (
             "layout highway; time night; weather fog; incident none; subject red van left; colours red blue"
         )
+
+
+def test_a_trained_adapter_is_extracted_from_a_training_checkpoint(tmp_path: Path) -> None:
+    dit = new_transformer(0, torch.device("cpu"))
+    (tmp_path / "model").mkdir()
+    base = {f"net.{name}": value.detach().bfloat16() for name, value in dit.named_parameters()}
+    save_file(base, tmp_path / "model" / MODELS["tiny"].checkpoint_name("112", 10))
+    shapes = adapter_shapes(dit, LoraSpec(rank=16, alpha=16))
+    matrices = {name: torch.full(shape, 0.5).bfloat16() for name, shape in shapes.items()}
+    save_file(
+        {f"net.{name}.default.weight": value for name, value in matrices.items()}, tmp_path / "lora-t_bone.safetensors"
+    )
+    out = export_adapter(tmp_path, "t_bone")
+    assert out == tmp_path / "model/adapters/collision.safetensors"
+    stored = read_adapter(out)
+    assert (stored.spec().rank, stored.spec().alpha) == (16, 16.0)
+    assert stored.tensors.keys() == matrices.keys()
+    assert all(torch.equal(stored.tensors[name], value) for name, value in matrices.items())
+
+
+SCRIPT = """
+import torch
+from examples.tiny_model.data_parallel import Processes
+
+processes = Processes.join()
+gradients = [torch.full((2, 3), float(processes.rank)), torch.tensor([2.0 * processes.rank])]
+processes.average(gradients)
+assert torch.equal(gradients[0], torch.full((2, 3), 0.5)), gradients
+assert torch.equal(gradients[1], torch.tensor([1.0])), gradients
+assert processes.first_says(float(processes.rank) + 7.0) == 7.0
+print("agreed", processes.rank, flush=True)
+processes.leave()
+"""
+
+
+@pytest.mark.slow
+def test_processes_average_gradients_and_go_by_the_first_one_s_clock(tmp_path: Path) -> None:
+    script = tmp_path / "processes.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert sorted(run.stdout.split()) == ["0", "1", "agreed", "agreed"]

@@ -76,6 +76,10 @@ class WorkerConfig(_Config):
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
     gpus: tuple[str, ...] | None = None
     """GPUs to use, one worker each, as `CUDA_VISIBLE_DEVICES` names them; default all that are visible."""
+    cpu_workers: int = Field(default=1, ge=1)
+    """Workers on a machine without a GPU. They share its cores, so more than one is for trying out what workers do."""
+    lease_timeout_s: float = Field(default=14400.0, gt=0)
+    """How long to wait for a device while other runs have all of them."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Until the processes of a worker answer."""
     load_timeout_s: float = Field(default=1800.0, gt=0)

@@ -19,10 +19,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanDecoder3d
 from torch import Tensor, nn
 
-__all__ = ["STRIP_ROWS", "decode_in_strips"]
-
-STRIP_ROWS = 44
-"""Rows of a strip at a quarter of the video's height: 176 rows of pixels, four strips at 720p."""
+__all__ = ["decode_in_strips"]
 
 _SCALE = 4
 _KEPT_FRAMES = 2

@@ -28,9 +28,10 @@ from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
 from cosmos_core.errors import BadModel, BadRequest
 from cosmos_core.geometry import VideoGeometry, video_geometry
 from cosmos_core.lora_state_dict import LoraSpec
+from cosmos_core.memory_mode import STRIP_ROWS
 from cosmos_core.pixels import conditioning_frames
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
-from cosmos_core.quantize import quantize_base
+from cosmos_core.quantize import quantize_base, set_compute
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video2world import Video2World
@@ -80,7 +81,7 @@ class Server:
         if missing:
             encoder = TextEncoder.load(
                 Path(self._spec.text_encoder),
-                device=self.device,
+                device="cpu" if "text" in self._spec.savings else self.device,
                 dtype=_DTYPES[self._spec.text_dtype],
                 max_length=self._architecture.text_length,
             )
@@ -110,10 +111,11 @@ class Server:
         if self._model is not None:
             return self._proof
         on_part("transformer")
+        on_host = "loading" in self._spec.savings and self._spec.quantize != "none"
         dit = load_dit(
             Path(self._spec.checkpoint),
             self._architecture.dit,
-            device=self.device,
+            device="cpu" if on_host else self.device,
             dtype=self._dtype,
             ema=self._spec.ema,
             # A team may have nothing but the training checkpoint, which holds base and adapter together.
@@ -124,11 +126,14 @@ class Server:
         if self._spec.quantize != "none":
             on_part(f"{self._spec.quantize} weights")
             quantize_base(dit, self._spec.quantize, compute="auto")
+        if on_host:
+            set_compute(dit.to(self.device), "auto")
         merge = self._spec.merge_adapters and self._spec.quantize == "none"
-        adapters = AdapterSet(dit, merge=merge, keep_base=self._spec.keep_base)
+        adapters = AdapterSet(dit, merge=merge, keep_base="host" if "base" in self._spec.savings else "device")
         proof = self._load_adapters(adapters, on_part)
         on_part("vae")
         vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)
+        vae.strip_rows = STRIP_ROWS if "strips" in self._spec.savings else None
         self._model, self._adapters, self._proof = Video2World(dit, vae), adapters, proof
         return proof
 

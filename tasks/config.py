@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cosmos_core.errors import BadConfig
+from cosmos_core.memory_mode import Saving
 from tasks.guard_config import GuardConfig
 from tasks.refiner_config import RefinerConfig, TemplateRefinerConfig
 from tasks.scenario import ScenarioDefaults
@@ -97,6 +98,12 @@ class WorkerConfig(_Config):
     """`auto` rounds rotary angles as the reference does with bfloat16 weights; `float32` is the exact table."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """Keep the large weights in 8 bits: an approximation that saves memory; adapters then stay unmerged."""
+    parallelism: str = Field(default="auto", pattern=r"^(auto|data|context:[1-9][0-9]{0,2})$")
+    """`data` is one model a GPU, `context:N` groups of N GPUs that render one video together; `auto` is data, and
+    groups where scenarios are fewer than GPUs or one GPU's memory does not suffice (docs/planning.md)."""
+    memory_mode: Literal["auto"] | tuple[Saving, ...] = "auto"
+    """Ways to need less GPU memory: some of `base`, `strips`, `loading`, `guardrail`, `text`, `refiner`; an empty list
+    is none. `auto` takes what the smallest GPU needs (docs/planning.md)."""
 
 
 class RunConfig(_Config):

@@ -44,15 +44,13 @@ class VariantPlan:
     def num_scenarios(self) -> int:
         return sum(number for _, number in self.works)
 
-    @property
-    def kind(self) -> str | None:
-        """Kind of the GPUs; where several are used together, the first one's."""
-        used = [gpu for index, gpu in enumerate(self.gpus) if index not in self.placement.left_out]
-        return used[0].kind if used else None
-
     def duration(self, work: Work, group_size: int = 1) -> Duration:
-        """How long one scenario takes."""
-        return in_group(duration(work, self.kind), group_size)
+        """How long one scenario takes; where kinds of GPU are mixed, on the slowest."""
+        left_out = self.placement.left_out
+        kinds: set[str | None] = {gpu.kind for index, gpu in enumerate(self.gpus) if index not in left_out}
+        durations = [duration(work, kind) for kind in kinds or {None}]
+        slowest = max(durations, key=lambda one: float("inf") if one.seconds is None else one.seconds)
+        return in_group(slowest, group_size)
 
     def device_seconds(self, work: Work, group_size: int = 1) -> float | None:
         """Time of all devices that render it; None if unknown."""

@@ -77,6 +77,17 @@ def test_unknown_seconds_stay_unknown(tmp_path):
     assert part.device_seconds(part.works[0][0]) is None
 
 
+def test_mixed_gpus_take_as_long_as_the_slowest(tmp_path):
+    [mixed] = plan(tmp_path, [{}], gpus="1xB200,1xH100").variants
+    [alone] = plan(tmp_path, [{}], gpus="1xH100").variants
+    assert mixed.duration(mixed.works[0][0]) == alone.duration(alone.works[0][0])
+    [unknown] = plan(tmp_path, [{}], gpus="1xB200,1xRTX 4090").variants
+    assert unknown.timetable() is None
+    # A card that is left out says nothing about the others.
+    [large] = plan(tmp_path, [{"model": "14B"}], gpus="1xRTX 4090,1xH100").variants
+    assert large.timetable() is not None
+
+
 def test_what_cannot_be_placed_has_no_times(tmp_path):
     made = plan(tmp_path, [{"model": "14B"}, {}], gpus="1xL4")
     assert made.num_placed == 1
@@ -129,7 +140,6 @@ def test_the_demo_on_a_cpu(repository):
     made = plan_run(read_manifest(str(repository / "examples/demo/manifest.parquet"), settings.defaults), settings, ())
     assert made.num_placed == made.num_rows - made.num_invalid > 0
     for part in made.variants:
-        assert part.kind is None
         assert part.placement.stages[0].why == "no GPU: the CPU"
         assert part.timetable() is not None
 

@@ -69,12 +69,10 @@ class Gang:
             results.append(result)
         return results
 
-    def exit_codes(self, timeout_s: float) -> list[int | None]:
-        """Exit codes of all processes; None of those that are still running after that time."""
-        deadline = time.monotonic() + timeout_s
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        return [process.exitcode for process in self.processes]
+    def exit_code(self, rank: int, *, timeout_s: float = 30.0) -> int | None:
+        """The exit code of a process that is expected to end by itself; None if it has not after that time."""
+        self.processes[rank].join(timeout_s)
+        return self.processes[rank].exitcode
 
 
 def _serve(pipe: Connection) -> None:

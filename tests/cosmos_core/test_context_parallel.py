@@ -18,8 +18,8 @@ from cosmos_core.dit import DiT
 from cosmos_core.errors import BadConfig
 from cosmos_core.lora import adapter_shapes
 from cosmos_core.lora_state_dict import LoraSpec
-from cosmos_core.rank_agreement import Ranks
 from cosmos_core.random_tensor import random_tensor
+from cosmos_core.rank_agreement import Ranks
 from cosmos_core.sampler import sigma_schedule
 from tests.process_gang import Gang
 

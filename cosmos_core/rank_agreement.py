@@ -34,7 +34,7 @@ _TIMEOUT = timedelta(days=30)
 
 
 class Ranks:
-    """The processes that torchrun started, or this one alone; a context manager.
+    """The processes that torchrun started, or this one alone; a context manager that all leave together.
 
     Args:
         say: tells the outside why the group ends, called on rank 0 right before it does; never with one process.
@@ -59,8 +59,9 @@ class Ranks:
         if self._watch is not None:
             if error is None:
                 self.wait()
-                self._watch.close()
-                self.wait()  # rank 0 may keep the store that the watches ask
+            self._watch.close()
+            if error is None:
+                self.wait()  # rank 0 may keep the store that the other watches ask
             dist.destroy_process_group()
 
     @property

@@ -57,7 +57,7 @@ def generate(server: Server, tmp_path, **changes) -> np.ndarray:
         "aspect_ratio": "16:9",
         "frames_path": str(tmp_path / "frames.npy"),
     }
-    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None, write=True)
+    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None)
     return np.load(tmp_path / "frames.npy").astype(np.float32)
 
 

@@ -74,8 +74,7 @@ def sample_clip(
     if context is None:
         return _solve(dit, inputs, None, on_step)
     context.ranks.first(lambda: inputs.map(lambda tensor: tensor.to("meta")))
-    with context.ranks.lockstep():
-        return _solve(dit, _shared(inputs, context), context, on_step)
+    return _solve_together(dit, inputs, context, on_step)
 
 
 def follow_clips(dit: DiT, context: ContextParallel) -> Iterator[Tensor]:
@@ -89,10 +88,7 @@ def follow_clips(dit: DiT, context: ContextParallel) -> Iterator[Tensor]:
         The latents of each clip, which are those of rank 0.
     """
     while (header := context.ranks.first(_nothing)) is not None:
-        with context.ranks.lockstep():
-            inputs = header.map(lambda tensor: torch.empty_like(tensor, device=dit.device))
-            latents = _solve(dit, _shared(inputs, context), context, None)
-        yield latents
+        yield _solve_together(dit, header, context, None)
 
 
 def end_clips(context: ContextParallel) -> None:
@@ -104,15 +100,19 @@ def _nothing() -> ClipInputs | None:
     return None
 
 
-def _shared(inputs: ClipInputs, context: ContextParallel) -> ClipInputs:
-    """The inputs of rank 0."""
+def _solve_together(dit: DiT, inputs: ClipInputs, context: ContextParallel, on_step: OnStep | None) -> Tensor:
+    """The latents from the inputs of rank 0; those of other ranks have shapes only."""
 
     def share(tensor: Tensor) -> Tensor:
-        tensor = tensor.contiguous()
-        context.share(tensor)
-        return tensor
+        mine = torch.empty_like(tensor, device=dit.device) if tensor.is_meta else tensor.contiguous()
+        context.share(mine)
+        return mine
 
-    return inputs.map(share)
+    with context.ranks.lockstep():
+        latents = _solve(dit, inputs.map(share), context, on_step)
+        if latents.is_cuda:
+            torch.cuda.synchronize(latents.device)  # what has failed on the device is raised here, and not later
+    return latents
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from cosmos_core.clip_sampling import end_clips, follow_clips
 from cosmos_core.context_parallel import ContextParallel
 from cosmos_core.dit import DiT
 from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
-from cosmos_core.errors import BadModel, BadRequest
+from cosmos_core.errors import BadConfig, BadModel, BadRequest
 from cosmos_core.geometry import VideoGeometry, video_geometry
 from cosmos_core.group_layout import group_layout
 from cosmos_core.lora_state_dict import LoraSpec
@@ -65,7 +65,7 @@ class Server:
         ranks: the processes that render together; by default this one alone.
 
     Raises:
-        BadConfig: so many processes cannot share this model.
+        BadConfig: so many processes cannot share this model, or there are not as many GPUs.
     """
 
     def __init__(self, spec: WorkerSpec, ranks: Ranks | None = None) -> None:
@@ -73,7 +73,7 @@ class Server:
         self._ranks = ranks or Ranks()
         self.device = torch.device("cpu")
         if spec.device == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            self.device = _own_gpu()
             torch.cuda.set_device(self.device)
         if spec.num_threads:
             torch.set_num_threads(spec.num_threads)
@@ -285,6 +285,19 @@ class _Stopwatch:
     def lap(self, name: str) -> None:
         now = time.monotonic()
         self.laps[name], self._last = now - self._last, now
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process, by its number on this machine."""
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count:
+        raise BadConfig(
+            "more processes than GPUs",
+            got=f"process {index} on a machine with {count} visible GPUs",
+            expected=f"{count} processes at most",
+            fix="Give torchrun's --nproc_per_node as many as there are in CUDA_VISIBLE_DEVICES.",
+        )
+    return torch.device("cuda", index)
 
 
 def _encode(encoder: TextEncoder, prompt: str) -> CachedEmbedding:

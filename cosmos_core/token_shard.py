@@ -74,18 +74,22 @@ class TokenShard:
         heads = even_split(num_heads, self._group.size)
         mine = heads[self._group.rank]
 
-        qkv_H3BlD = torch.stack([x.permute(2, 0, 1, 3) for x in (q_BlHD, k_BlHD, v_BlHD)], dim=1)
-        received = self._group.trade(
-            qkv_H3BlD,
-            [count * 3 * batch * length * dim for count in heads],
-            [(mine, 3, batch, other, dim) for other in self._lengths],
+        # Heads slowest, so that what goes to one process lies together. Nothing here is kept longer than it is needed.
+        qkv_h3BLD = torch.cat(
+            self._group.trade(
+                torch.stack([x.permute(2, 0, 1, 3) for x in (q_BlHD, k_BlHD, v_BlHD)], dim=1),
+                [count * 3 * batch * length * dim for count in heads],
+                [(mine, 3, batch, other, dim) for other in self._lengths],
+            ),
+            dim=3,
         )
-        q, k, v = torch.cat(received, dim=3).permute(1, 2, 3, 0, 4)
-        out_LBhD = attention(q, k, v).transpose(0, 1)
-
-        parts = self._group.trade(
-            out_LBhD,
-            [other * batch * mine * dim for other in self._lengths],
-            [(length, batch, count, dim) for count in heads],
+        out_BLhD = attention(*qkv_h3BLD.permute(1, 2, 3, 0, 4))
+        out_lBHD = torch.cat(
+            self._group.trade(
+                out_BLhD.transpose(0, 1),
+                [other * batch * mine * dim for other in self._lengths],
+                [(length, batch, count, dim) for count in heads],
+            ),
+            dim=2,
         )
-        return torch.cat(parts, dim=2).transpose(0, 1)
+        return out_lBHD.transpose(0, 1)

@@ -126,6 +126,20 @@ def test_a_failure_between_collectives_ends_all_with_one_error(doomed, tmp_path,
     assert message in str(error)
 
 
+def idle(folder: Path) -> None:
+    with Ranks() as ranks:
+        (folder / f"pid{ranks.rank}").write_text(str(os.getpid()))
+        ranks.first(lambda: time.sleep(600))
+
+
+@pytest.mark.parametrize("state", ["busy", "idle"])
+def test_the_others_end_with_rank_0(doomed, tmp_path, state):
+    doomed.start(2, *((rendezvous, tmp_path, "sleep") if state == "busy" else (idle, tmp_path)))
+    wait_for(tmp_path / "pid1")
+    os.kill(wait_for(tmp_path / "pid0"), signal.SIGKILL)
+    assert doomed.exit_code(1) == EXIT_CODE
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_ends_the_group(doomed, tmp_path, signal_number):
     doomed.start(2, rendezvous, tmp_path, "sleep")

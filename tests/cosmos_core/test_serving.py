@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cosmos_core.errors import AdapterMismatch, CheckpointMismatch
+from cosmos_core.errors import AdapterMismatch, BadConfig, CheckpointMismatch
 from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
 from cosmos_core.serving import Server
 
@@ -32,6 +33,13 @@ def spec(micro_root, tmp_path) -> WorkerSpec:
         embedding_cache=str(tmp_path / "embeddings"),
         socket_path="unused",
     )
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(spec, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadConfig, match="process 2 on a machine with 2 visible GPUs"):
+        Server(spec.model_copy(update={"device": "cuda"}))
 
 
 def load(spec: WorkerSpec) -> tuple[Server, dict]:

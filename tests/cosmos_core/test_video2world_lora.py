@@ -363,6 +363,7 @@ class TestDocumentedCommands:
         for video in WRITTEN[name]:
             assert record(video)["video"]["sha256"] == sha256_file(Path(video))
             assert record(video)["environment"]["processes"] == num_gpus
+            assert record(video)["generation"]["layout"] == f"cfg {num_gpus} x ulysses 1"
 
 
 class TestRecord:

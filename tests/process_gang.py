@@ -58,6 +58,10 @@ class Gang:
     def run(self, world_size: int, call: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `call(*arguments)` returns on each of that many ranks; an exception on one of them is a failure."""
         self.start(world_size, call, *arguments)
+        return self.results(world_size)
+
+    def results(self, world_size: int) -> list[Any]:
+        """What the call that was started returns on each rank; an exception on one of them is a failure."""
         deadline = time.monotonic() + TIME_LIMIT_S
         results = []
         for rank, pipe in enumerate(self._pipes[:world_size]):

@@ -71,10 +71,8 @@ class Server:
     def __init__(self, spec: WorkerSpec, ranks: Ranks | None = None) -> None:
         self._spec = spec
         self._ranks = ranks or Ranks()
-        self.device = torch.device("cpu")
-        if spec.device == "cuda":
-            self.device = _own_gpu()
-            torch.cuda.set_device(self.device)
+        # Agreed upon before any group is made: a process that is missing there would keep the others waiting.
+        self.device = self._ranks.together(_own_gpu if spec.device == "cuda" else lambda: torch.device("cpu"))
         if spec.num_threads:
             torch.set_num_threads(spec.num_threads)
         self._dtype = _DTYPES[spec.dtype]
@@ -288,7 +286,7 @@ class _Stopwatch:
 
 
 def _own_gpu() -> torch.device:
-    """The GPU of this process, by its number on this machine."""
+    """The GPU of this process, by its number on this machine; made the current one."""
     index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if index >= count:
         raise BadConfig(
@@ -297,7 +295,9 @@ def _own_gpu() -> torch.device:
             expected=f"{count} processes at most",
             fix="Give torchrun's --nproc_per_node as many as there are in CUDA_VISIBLE_DEVICES.",
         )
-    return torch.device("cuda", index)
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _encode(encoder: TextEncoder, prompt: str) -> CachedEmbedding:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-TIME_LIMIT_S = 60.0
+TIME_LIMIT_S = 120.0
 
 # The server imports torch once, and forks; it has no threads yet.
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -237,6 +237,23 @@ def test_a_group_that_is_too_large_is_refused_before_anything_is_loaded(spec):
     assert "got 5, expected 1 | 2 | 3 | 4" in str(answer.to_error())
 
 
+def too_few_gpus(spec: WorkerSpec) -> str:
+    with (
+        mock.patch("torch.cuda.device_count", return_value=1),
+        mock.patch("torch.cuda.set_device"),
+        Ranks() as ranks,
+        pytest.raises(BadConfig) as refusal,
+    ):
+        Server(spec.model_copy(update={"device": "cuda"}), ranks)
+    return str(refusal.value)
+
+
+def test_a_gpu_too_few_is_said_by_all(spec):
+    with Gang(2) as gang:
+        (message,) = set(gang.run(2, too_few_gpus, spec))
+    assert "process 1 on a machine with 1 visible GPUs" in message
+
+
 def drop_in(folder: Path) -> tuple[int, str]:
     os.chdir(folder)
     with contextlib.redirect_stderr(io.StringIO()) as complaints:

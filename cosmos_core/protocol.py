@@ -185,11 +185,13 @@ class Done(_Message):
 
 
 class Failed(_Message):
-    """The request failed; the worker itself goes on."""
+    """The request failed; the worker itself goes on, or says that it ends."""
 
     type: Literal["failed"] = "failed"
     request_id: str
     error: dict[str, Any]
+    worker_ends: bool = False
+    """Its processes could not be brought back together, and exit; the next request needs another worker."""
 
     def to_error(self) -> CrossroadsError:
         """The error that the worker raised."""

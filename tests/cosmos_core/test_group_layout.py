@@ -27,8 +27,20 @@ def test_other_sizes_are_refused_with_the_legal_ones(size):
 
 @pytest.mark.parametrize(
     ("size", "guided", "cfg", "ulysses"),
-    [(1, True, 1, 1), (2, True, 2, 1), (2, False, 1, 2), (3, True, 1, 3), (4, True, 2, 2), (4, False, 1, 4)]
-    + [(6, True, 2, 3), (7, True, 1, 7), (8, True, 2, 4), (8, False, 1, 8), (16, True, 2, 8), (16, False, 1, 16)],
+    [
+        (1, True, 1, 1),
+        (2, True, 2, 1),
+        (2, False, 1, 2),
+        (3, True, 1, 3),
+        (4, True, 2, 2),
+        (4, False, 1, 4),
+        (6, True, 2, 3),
+        (7, True, 1, 7),
+        (8, True, 2, 4),
+        (8, False, 1, 8),
+        (16, True, 2, 8),
+        (16, False, 1, 16),
+    ],
 )
 def test_layouts_of_2b(size, guided, cfg, ulysses):
     layout = group_layout(MODELS["2B"].dit, size, guided=guided)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cosmos_core import serving
-from cosmos_core.errors import AdapterMismatch, CheckpointMismatch
+from cosmos_core.errors import AdapterMismatch, BadConfig, CheckpointMismatch, CheckpointMissing
 from cosmos_core.memory_mode import WORKER_SAVINGS
 from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
 from cosmos_core.serving import Server
@@ -37,6 +37,13 @@ def spec(micro_root, tmp_path) -> WorkerSpec:
     )
 
 
+def test_a_process_without_a_gpu_of_its_own_is_refused(spec, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadConfig, match="process 2 on a machine with 2 visible GPUs"):
+        Server(spec.model_copy(update={"device": "cuda"}))
+
+
 def load(spec: WorkerSpec) -> tuple[Server, dict]:
     server = Server(spec)
     server.encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT,)), lambda *_: None)
@@ -60,7 +67,7 @@ def generate(server: Server, tmp_path, **changes) -> np.ndarray:
         "aspect_ratio": "16:9",
         "frames_path": str(tmp_path / "frames.npy"),
     }
-    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None, write=True)
+    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None)
     return np.load(tmp_path / "frames.npy").astype(np.float32)
 
 
@@ -164,15 +171,15 @@ def test_savings_decide_where_things_are_loaded(spec, monkeypatch, quantize, sav
 
     def stop(*_, device, **__):
         devices.append(str(device))
-        raise InterruptedError
+        raise CheckpointMissing("stop here")
 
     monkeypatch.setattr(serving.TextEncoder, "load", stop)
     monkeypatch.setattr(serving, "load_dit", stop)
     server = Server(spec.model_copy(update={"quantize": quantize, "savings": savings}))
     server.device = torch.device("meta")
-    with pytest.raises(InterruptedError):
+    with pytest.raises(CheckpointMissing, match="stop here"):
         server.encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT,)), lambda *_: None)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(CheckpointMissing, match="stop here"):
         server.load_model(lambda part: None)
     assert devices == expected
 

@@ -8,15 +8,17 @@ unknown.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 from cosmos_core.architecture import model_architecture
 from cosmos_core.geometry import VideoGeometry, video_geometry
+from cosmos_core.group_layout import group_layout
 from cosmos_core.model_size import forward_flops, num_forwards
 
-__all__ = ["Duration", "DurationBasis", "Work", "duration", "in_group"]
+__all__ = ["Duration", "DurationBasis", "Work", "duration", "group_speed", "in_group"]
 
 Variant = tuple[str, str, int]
 """Model, resolution, frames per second; at 16:9."""
@@ -125,12 +127,20 @@ def duration(work: Work, kind: str | None) -> Duration:
     )
 
 
-def in_group(one: Duration, size: int) -> Duration:
-    """The same scenario on a group of that many GPUs which share its forwards."""
+def group_speed(model: str, size: int, *, guided: bool) -> float:
+    """How many times as fast a group of that size is as one GPU, if nothing but heads that do not divide is lost."""
+    dit = model_architecture(model).dit
+    layout = group_layout(dit, size, guided=guided)
+    return layout.cfg * dit.num_heads / math.ceil(dit.num_heads / layout.ulysses)
+
+
+def in_group(one: Duration, work: Work, size: int) -> Duration:
+    """How long the scenario takes on a group of that many GPUs, which share its forwards."""
     if one.seconds is None or size == 1:
         return one
-    seconds = one.beside_s + (one.seconds - one.beside_s) / (size * _GROUP_EFFICIENCY)
+    speed = group_speed(work.model, size, guided=work.guided) * _GROUP_EFFICIENCY
     source = f"{one.source}; {size} GPUs, {_GROUP_EFFICIENCY:.0%} efficiency assumed"
+    seconds = one.beside_s + (one.seconds - one.beside_s) / speed
     return replace(one, seconds=seconds, basis=DurationBasis.SCALED, source=source)
 
 

@@ -15,6 +15,7 @@ from cosmos_core.errors import BadConfig
 from cosmos_core.group_layout import check_group_size, group_layout, legal_group_sizes
 from cosmos_core.memory_mode import SAVINGS, Saving
 from cosmos_core.memory_model import GIB, WorkerLoad, peak_bytes, worker_memory
+from tasks.durations import group_speed
 from tasks.gpus import Gpu
 from tasks.side_models import SideModel
 
@@ -135,13 +136,19 @@ def needed_bytes(demand: Demand, gpu: int, *, savings: Sequence[Saving], group_s
 def _waves_and_rest(demand: Demand, num_scenarios: int, num_gpus: int, seconds: GroupSeconds) -> tuple[Stage, ...]:
     """One model a GPU while there are as many scenarios as GPUs, then groups for the rest where they pay."""
     rest = num_scenarios % num_gpus
-    size = max(_sizes(demand, num_gpus // rest)) if rest else 1
+    size = _fastest(demand, num_gpus // rest) if rest else 1
     if size == 1 or (rest < num_scenarios and not _pays(size, seconds)):
         return (_stage(num_scenarios, 1, num_gpus, "most videos an hour"),)
     groups = _stage(rest, size, num_gpus, "fewer scenarios than GPUs")
     if rest == num_scenarios:
         return (groups,)
     return (_stage(num_scenarios - rest, 1, num_gpus, "most videos an hour"), replace(groups, why="the last scenarios"))
+
+
+def _fastest(demand: Demand, num_gpus: int) -> int:
+    """The group of at most so many GPUs that is fastest; where the heads do not divide, more can be slower."""
+    model, guided = demand.load.model.name, demand.guided
+    return max(_sizes(demand, num_gpus), key=lambda size: (group_speed(model, size, guided=guided), -size))
 
 
 def _pays(size: int, seconds: GroupSeconds) -> bool:

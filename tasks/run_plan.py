@@ -50,7 +50,7 @@ class VariantPlan:
         kinds: set[str | None] = {gpu.kind for index, gpu in enumerate(self.gpus) if index not in left_out}
         durations = [duration(work, kind) for kind in kinds or {None}]
         slowest = max(durations, key=lambda one: float("inf") if one.seconds is None else one.seconds)
-        return in_group(slowest, group_size)
+        return in_group(slowest, work, group_size)
 
     def device_seconds(self, work: Work, group_size: int = 1) -> float | None:
         """Time of all devices that render it; None if unknown."""

@@ -10,7 +10,7 @@ import pytest
 
 from cosmos_core.geometry import video_geometry
 from tasks import durations
-from tasks.durations import DurationBasis, Work, duration, in_group
+from tasks.durations import DurationBasis, Work, duration, group_speed, in_group
 
 
 def work(model: str = "2B", resolution: str = "720", fps: int = 16, aspect_ratio: str = "16:9", **changes: Any) -> Work:
@@ -94,7 +94,7 @@ def test_another_gpu_is_ours_times_the_published_ratio() -> None:
 def test_what_nobody_measured_is_unknown(model, resolution, fps, kind) -> None:
     result = duration(work(model, resolution, fps), kind)
     assert (result.seconds, result.basis) == (None, DurationBasis.UNKNOWN)
-    assert in_group(result, 4) == result
+    assert in_group(result, work(model, resolution, fps), 4) == result
 
 
 def test_the_tiny_model_on_a_cpu() -> None:
@@ -108,8 +108,16 @@ def test_the_tiny_model_on_a_cpu() -> None:
 
 def test_a_group_shares_the_forwards_and_not_the_rest() -> None:
     one = duration(work(), "H200")
-    assert in_group(one, 1) == one
-    four = in_group(one, 4)
+    assert in_group(one, work(), 1) == one
+    four = in_group(one, work(), 4)
     assert one.seconds is not None
     assert four.seconds == pytest.approx(one.beside_s + (one.seconds - one.beside_s) / 3.6)
     assert (four.basis, "90% efficiency assumed" in four.source) == (DurationBasis.SCALED, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "guided", "speed"),
+    [(1, True, 1), (2, True, 2), (2, False, 2), (3, True, 16 / 6), (6, True, 32 / 6), (7, True, 16 / 3), (8, True, 8)],
+)
+def test_a_group_loses_what_heads_that_do_not_divide_cost(size, guided, speed) -> None:
+    assert group_speed("2B", size, guided=guided) == pytest.approx(speed)

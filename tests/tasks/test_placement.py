@@ -52,6 +52,12 @@ def test_one_model_a_gpu_and_groups_where_scenarios_are_fewer(num_scenarios, exp
     assert placement.savings == ()
 
 
+def test_a_group_is_no_larger_than_what_makes_it_faster():
+    """Seven of 16 heads' processes wait as often as six do, of which two halves take a branch of guidance each."""
+    assert stages(place(demand(), 1, imagined_gpus("7xH200"))) == [(1, 6, 1)]
+    assert stages(place(demand(), 1, imagined_gpus("3xH200"))) == [(1, 3, 1)]
+
+
 def test_groups_at_the_end_must_win_back_the_restart():
     for seconds in (lambda size: None, lambda size: 40 / size):
         assert stages(place(demand(), 10, imagined_gpus("8xH200"), seconds=seconds)) == [(10, 1, 8)]

@@ -17,7 +17,7 @@ from tasks.config import RunConfig, WorkerConfig
 from tasks.durations import Duration, Work, duration, in_group
 from tasks.gpus import Gpu
 from tasks.manifest import Manifest
-from tasks.placement import Demand, Placement, place
+from tasks.placement import Demand, Placement, Stage, place
 from tasks.scenario import Scenario
 from tasks.side_models import side_models
 from tasks.versions import Variant
@@ -69,6 +69,25 @@ class VariantPlan:
             cpu_slots=self.config.cpu_workers,
         )
 
+    def attempt(self, num_scenarios: int) -> Placement:
+        """A placement against the estimate: as configured, or one model a GPU with every saving."""
+        size = int(self.config.parallelism.partition(":")[2] or 1)
+        stage = Stage(
+            num_scenarios=num_scenarios, group_size=size, num_groups=len(self.gpus) // size, why="against the estimate"
+        )
+        mode = self.config.memory_mode
+        return Placement(stages=(stage,), savings=tuple(SAVINGS) if mode == "auto" else mode)
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        times, savings = self.timetable(), ", ".join(self.placement.savings)
+        parts = [
+            f"{stage.num_scenarios} scenarios, {stage.num_groups} at a time on {stage.group_size} each"
+            for stage in self.placement.stages
+        ]
+        parts.append(f"about {times[0]:.0f} s" if times else "unknown time")
+        return f"{self.variant}: {self.placement.problem or '; '.join(parts)}{f'; saving {savings}' if savings else ''}"
+
     def timetable(self) -> tuple[float, float] | None:
         """Seconds from the first scenario to the last, and device-seconds; None if unknown or not placed."""
         left = [work for work, number in self.works for _ in range(number)]
@@ -105,6 +124,10 @@ class RunPlan:
         """The savings of all variants together; those of guards and refiner hold for the whole run."""
         used = {saving for plan in self.variants for saving in plan.placement.savings}
         return tuple(saving for saving in SAVINGS if saving in used)
+
+    def describe(self) -> list[str]:
+        """A line for each variant, for a log."""
+        return [variant.describe() for variant in self.variants]
 
     @property
     def num_placed(self) -> int:

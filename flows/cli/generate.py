@@ -140,6 +140,7 @@ def _wait_until_recorded(flow_run_id: UUID | None) -> None:
 
 
 def _conclude(output: str) -> int:
+    from tasks.device_time import device_time
     from tasks.records import RESULTS_NAME, read_results
     from tasks.storage import open_store
 
@@ -154,6 +155,8 @@ def _conclude(output: str) -> int:
         console.print(f"{number} published with a gap: {note}", style="yellow", highlight=False)
     counts = Counter(row["status"] for row in rows)
     console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    if used := device_time(rows):
+        console.print(f"Device time:   {used}", highlight=False)
     console.print(f"Contact sheet: {store.uri_of('index.html')}", highlight=False, soft_wrap=True)
     if held := sum(row["status"] == "quarantined" and not row["review"] for row in rows):
         console.print(

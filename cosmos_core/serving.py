@@ -229,6 +229,7 @@ class Server:
             "num_prompt_tokens": prompt.num_tokens,
             "prompt_truncated": prompt.truncated,
             "layout": str(group_layout(self._architecture.dit, self._ranks.world_size, guided=guided)),
+            "savings": list(self._spec.savings),
             "peak_gpu_gib": self._peak_gpu_gib(),
             **times.laps,
         }

@@ -92,7 +92,8 @@ def place(
         _require_group(demand, wanted, len(gpus) or cpu_slots)
     if not gpus:
         size = wanted or 1
-        return Placement(stages=(_stage(num_scenarios, size, cpu_slots, "no GPU: the CPU"),))
+        stage = _stage(num_scenarios, size, cpu_slots, "no GPU: the CPU")
+        return Placement(stages=(stage,), savings=() if memory_mode == "auto" else memory_mode)
     sizes = [wanted] if wanted else [1] if parallelism == "data" else _sizes(demand, len(gpus))
     for size in sizes:
         if found := _memory_of(demand, gpus, size, memory_mode):

@@ -139,19 +139,23 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
 
 
 def test_two_processes_render_each_video_together(workspace: Workspace) -> None:
-    """As placed by `context:2`, on two CPU slots; the pixels are those of one process, up to rounding."""
+    """As placed by `context:2` on two CPU slots, in a memory mode; pixels are those of one process, up to rounding."""
     config = yaml.safe_load((workspace.folder / "run.yaml").read_text())
     rows = [{"input": "frames/a.png", "prompt": PROMPT, "scenario_id": "a", "num_steps": 1}]
     manifest = str(workspace.write_manifest(rows))
     frames = {}
-    for name, changes in {"one": {}, "two": {"cpu_workers": 2, "parallelism": "context:2"}}.items():
+    for name, changes in {
+        "one": {},
+        "two": {"cpu_workers": 2, "parallelism": "context:2", "memory_mode": ["strips"]},
+    }.items():
         config["worker"] |= changes
         (workspace.folder / "run.yaml").write_text(yaml.safe_dump(config))
         done = workspace.generate(manifest, name)
         assert done.returncode == 0, done.stdout + done.stderr
         frames[name] = read_video(workspace.folder / name / "videos" / "a.mp4").astype(int)
     one, two = (workspace.record("a", name) for name in ("one", "two"))
-    assert two["generation"]["layout"] == "cfg 2 x ulysses 1"
+    assert (two["generation"]["layout"], two["generation"]["savings"]) == ("cfg 2 x ulysses 1", ["strips"])
+    assert (one["generation"]["layout"], one["generation"]["savings"]) == ("cfg 1 x ulysses 1", [])
     assert two["device_s"] == pytest.approx(2 * sum(two["timings_s"][lap] for lap in ("prepare", "generate", "write")))
     assert one["device_s"] == pytest.approx(sum(one["timings_s"][lap] for lap in ("prepare", "generate", "write")))
     assert abs(frames["one"] - frames["two"]).max() <= 2

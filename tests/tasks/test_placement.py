@@ -151,6 +151,7 @@ def test_without_a_gpu_there_is_the_cpu():
     assert stages(place(tiny, 7, ())) == [(7, 1, 1)]
     assert stages(place(tiny, 7, (), cpu_slots=2)) == [(7, 1, 2)]
     assert stages(place(tiny, 7, (), cpu_slots=4, parallelism="context:2")) == [(7, 2, 2)]
+    assert place(tiny, 7, (), memory_mode=("strips",)).savings == ("strips",)
 
 
 def test_a_gpu_of_unknown_memory_is_used_without_savings():

@@ -110,15 +110,18 @@ def run_manifest(manifest: str, output: str, *, config: str | None, input_root: 
 def _check_before_starting(manifest: str, output: str, *, config: str | None, input_root: str | None) -> None:
     """Refuse within a second or two what would be refused after the start of a server."""
     from tasks.config import find_config_file, load_config
+    from tasks.gpus import machine_gpus
     from tasks.guards import Guards
     from tasks.manifest import read_manifest
     from tasks.policy import load_policy
+    from tasks.run_plan import plan_run
     from tasks.storage import open_store
 
     settings = load_config(Path(config) if config else None)
     with Guards(settings.guards) as guards:
         guards.require_use(load_policy(find_config_file(settings.policy)))
-    read_manifest(manifest, settings.defaults, input_root=input_root)
+    read = read_manifest(manifest, settings.defaults, input_root=input_root)
+    plan_run(read, settings, machine_gpus(settings.worker))
     open_store(output)
 
 

@@ -39,9 +39,9 @@ class Basis(StrEnum):
     """Where a figure comes from."""
 
     COMPUTED = "computed"
-    """Counted from the architecture."""
-    MEASURED = "measured"
-    """Measured on a GPU, or computed and multiplied with a measured factor."""
+    """From the architecture alone."""
+    FITTED = "fitted"
+    """Computed, and brought to what was measured on an H200."""
     FILE = "file"
     """Size of a file on this machine."""
     ASSUMED = "assumed"
@@ -152,13 +152,12 @@ def _denoising(load: WorkerLoad, ulysses: int) -> list[Part]:
     rope = 2 * geometry.num_tokens * dit.head_dim * 4
     latents = geometry.num_latent_frames * geometry.latent_height * geometry.latent_width * dit.in_channels
     activations += rope + _LATENT_TENSORS * 4 * latents + _FORWARD_WORKSPACE
-    return [Part(name="activations of a forward", num_bytes=activations, basis=Basis.MEASURED)]
+    return [Part(name="activations of a forward", num_bytes=activations, basis=Basis.FITTED)]
 
 
 def _encoding(load: WorkerLoad) -> Part:
     values = _ENCODE_CHANNELS[load.num_conditional_frames] * load.model.vae.dim * _pixels(load)
-    num_bytes = int(values * load.element_size * _CONVOLUTION_WORKSPACE)
-    return Part(name="encoding", num_bytes=num_bytes, basis=Basis.MEASURED)
+    return _computed("encoding", values * load.element_size * _CONVOLUTION_WORKSPACE)
 
 
 def _decoding(load: WorkerLoad, *, in_strips: bool) -> list[Part]:
@@ -173,7 +172,7 @@ def _decoding(load: WorkerLoad, *, in_strips: bool) -> list[Part]:
         Part(
             name="decoding in strips" if in_strips else "decoding",
             num_bytes=int(values * size * _CONVOLUTION_WORKSPACE) + kept,
-            basis=Basis.MEASURED,
+            basis=Basis.COMPUTED if in_strips else Basis.FITTED,
         ),
         _computed("decoded frames", 3 * geometry.num_frames * _pixels(load) * 4),
     ]

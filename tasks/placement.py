@@ -14,12 +14,22 @@ from typing import Literal
 from cosmos_core.errors import BadConfig
 from cosmos_core.group_layout import check_group_size, group_layout, legal_group_sizes
 from cosmos_core.memory_mode import SAVINGS, Saving
-from cosmos_core.memory_model import GIB, WorkerLoad, peak_bytes, worker_memory
+from cosmos_core.memory_model import GIB, Basis, Part, WorkerLoad, peak_bytes, worker_memory
 from tasks.durations import group_speed
 from tasks.gpus import Gpu
 from tasks.side_models import SideModel
 
-__all__ = ["RESERVE_BYTES", "Demand", "MemoryMode", "Placement", "Stage", "fitting", "needed_bytes", "place", "ulysses"]
+__all__ = [
+    "Demand",
+    "MemoryMode",
+    "Placement",
+    "Stage",
+    "fitting",
+    "gpu_memory",
+    "needed_bytes",
+    "place",
+    "ulysses",
+]
 
 MemoryMode = Literal["auto"] | tuple[Saving, ...]
 GroupSeconds = Callable[[int], float | None]
@@ -124,14 +134,36 @@ def ulysses(demand: Demand, group_size: int) -> int:
     return group_layout(demand.load.model.dit, group_size, guided=demand.guided).ulysses
 
 
+def gpu_memory(
+    demand: Demand, gpu: int, *, savings: Sequence[Saving], group_size: int = 1
+) -> dict[str, tuple[Part, ...]]:
+    """What is in one GPU's memory, by phase; guard models and the reserve are in all of them.
+
+    Args:
+        demand: what is held there.
+        gpu: its number.
+        savings: the memory mode.
+        group_size: GPUs that render one video together.
+    """
+    models = [model for model in demand.side if model.gpu == gpu and model.saving not in savings]
+    parts = {
+        saving: tuple(
+            Part(name=model.name, num_bytes=model.num_bytes, basis=Basis.FILE)
+            for model in models
+            if model.saving == saving and model.num_bytes is not None
+        )
+        for saving in ("refiner", "guardrail")
+    }
+    phases = worker_memory(demand.load, savings=savings, ulysses=ulysses(demand, group_size))
+    if parts["refiner"]:  # it has left before a worker loads anything
+        phases = {"refine": parts["refiner"]} | phases
+    always = (*parts["guardrail"], Part(name="reserve", num_bytes=RESERVE_BYTES, basis=Basis.ASSUMED))
+    return {phase: (*of_phase, *always) for phase, of_phase in phases.items()}
+
+
 def needed_bytes(demand: Demand, gpu: int, *, savings: Sequence[Saving], group_size: int = 1) -> int:
     """Memory that one GPU needs at the worst moment, guard models and reserve included."""
-    beside = [model for model in demand.side if model.gpu == gpu and model.saving not in savings]
-    guards = sum(model.num_bytes or 0 for model in beside if model.saving == "guardrail")
-    refiner = sum(model.num_bytes or 0 for model in beside if model.saving == "refiner")
-    phases = worker_memory(demand.load, savings=savings, ulysses=ulysses(demand, group_size))
-    # The refiner has left before a worker loads anything.
-    return max(peak_bytes(phases), refiner) + guards + RESERVE_BYTES
+    return peak_bytes(gpu_memory(demand, gpu, savings=savings, group_size=group_size))
 
 
 def _waves_and_rest(demand: Demand, num_scenarios: int, num_gpus: int, seconds: GroupSeconds) -> tuple[Stage, ...]:

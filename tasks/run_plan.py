@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from cosmos_core.architecture import model_architecture
 from cosmos_core.memory_mode import SAVINGS, Saving
-from cosmos_core.memory_model import WorkerLoad
+from cosmos_core.memory_model import Part, WorkerLoad
 from tasks.config import RunConfig, WorkerConfig
 from tasks.durations import Duration, Work, duration, in_group
 from tasks.gpus import Gpu
 from tasks.manifest import Manifest
-from tasks.placement import Demand, Placement, Stage, place
+from tasks.placement import Demand, Placement, Stage, gpu_memory, place
 from tasks.scenario import Scenario
 from tasks.side_models import side_models
 from tasks.versions import Variant
@@ -77,6 +77,11 @@ class VariantPlan:
         )
         mode = self.config.memory_mode
         return Placement(stages=(stage,), savings=tuple(SAVINGS) if mode == "auto" else mode)
+
+    def memory(self) -> dict[str, tuple[Part, ...]]:
+        """What is in the first GPU's memory, by phase, in the chosen mode."""
+        size = self.placement.stages[0].group_size if self.placement.stages else 1
+        return gpu_memory(self.demand, 0, savings=self.placement.savings, group_size=size)
 
     def describe(self) -> str:
         """The plan in one line."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from flows.cli.plan import print_plan
+from flows.cli.plan_tables import print_plan
 from tasks.config import parse_config
 from tasks.gpus import imagined_gpus
 from tasks.manifest import read_manifest
@@ -38,7 +38,7 @@ def test_a_plan_for_other_gpus_than_these(capsys, write):
     manifest, config = write([{}] * 10 + [{"model": "14B", "resolution": "480"}])
     code, out, _ = run(capsys, "plan", manifest, "--config", config, "--gpus", "8xH200")
     assert code == 0
-    for words in ("11 rows; on 8 x H200 (131.3 GiB)", "computed", "measured", "assumed", "~79.5"):
+    for words in ("11 rows; on 8 x H200 (131.3 GiB)", "computed", "fitted", "assumed", "~79.5"):
         assert words in out
     assert "base weights" not in out  # they are kept for adapters, and there is none
     assert "2B 720p 16fps: 2 on 4 GPUs each, the last scenarios." in out
@@ -80,6 +80,19 @@ def test_the_memory_mode_and_what_is_not_counted_are_explained(capsys, write, tm
     assert "The text.guard_model is not counted: its files are not there." in out
 
 
+def test_models_beside_the_worker_have_their_place_in_the_table(capsys, write, tmp_path):
+    refiner = tmp_path / "refiner"
+    refiner.mkdir()
+    with (refiner / "model.safetensors").open("wb") as file:
+        file.truncate(16 << 30)  # sparse
+    manifest, config = write([{}], refiner={"kind": "transformers", "path": str(refiner), "device": "cuda"})
+    _, out, _ = run(capsys, "plan", manifest, "--config", config, "--gpus", "1xH200")
+    [line] = [line for line in out.splitlines() if "prompt refiner" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == ["prompt refiner", "18.0", "", "", "", "", "file"]
+    _, out, _ = run(capsys, "plan", manifest, "--config", config, "--gpus", "1x16GB")
+    assert "Memory mode refiner: the prompt refiner runs on the CPU." in out
+
+
 def test_the_document_holds_the_whole_plan(capsys, write):
     manifest, config = write([{"adapters": ["its"]}] * 3 + [{"model": "14B"}], adapters={"its": {"path": "its.pt"}})
     code, out, _ = run(capsys, "plan", manifest, "--config", config, "--gpus", "2xL40S", "--json")
@@ -89,7 +102,7 @@ def test_the_document_holds_the_whole_plan(capsys, write):
     small, large = document["variants"]
     assert small["stages"][0]["num_scenarios"] + small["stages"][-1]["num_scenarios"] in (3, 6)
     assert small["stages"][0]["durations"][0]["basis"] == "scaled"
-    assert {part["basis"] for part in small["memory"]["decode"]} == {"computed", "measured", "assumed"}
+    assert {part["basis"] for part in small["memory"]["decode"]} == {"computed", "fitted", "assumed"}
     assert sum(part["num_bytes"] for part in large["memory"]["denoise"]) <= 48e9
     assert large["fits"] == {"24 GB": "no", "32 GB": "no", "48 GB": "yes", "80 GB": "yes", "141 GB": "yes"}
     assert large["device_hours"] == pytest.approx(large["wall_s"] * 2 / 3600)

@@ -24,18 +24,9 @@ from torch import Tensor
 from cosmos_core.architecture import MODELS, DiTArchitecture
 from cosmos_core.dit import DiT
 from cosmos_core.geometry import VideoGeometry, video_geometry
+from cosmos_core.model_size import forward_flops
 
 _TEXT_TOKENS = 512
-
-
-def forward_flops(architecture: DiTArchitecture, geometry: VideoGeometry) -> float:
-    """Matrix multiplications and attention of one forward (2 FLOPs a multiply-add), AdaLN left out."""
-    d, tokens, text = architecture.model_channels, geometry.num_tokens, _TEXT_TOKENS
-    hidden = int(d * architecture.mlp_ratio)
-    linear = tokens * (4 * d * d + 2 * d * d + 2 * d * hidden) + 2 * text * architecture.crossattn_emb_channels * d
-    attention = 2 * tokens * tokens * d + 2 * tokens * text * d
-    ends = tokens * d * 4 * (architecture.in_channels + 2 + architecture.out_channels)
-    return 2.0 * (architecture.num_blocks * (linear + attention) + ends)
 
 
 def build_dit(architecture: DiTArchitecture, device: torch.device, dtype: torch.dtype) -> DiT:

@@ -18,6 +18,7 @@ __all__ = [
     "MODELS",
     "DiTArchitecture",
     "ModelArchitecture",
+    "TextEncoderArchitecture",
     "VAEArchitecture",
     "architecture_from_reference",
     "model_architecture",
@@ -70,12 +71,30 @@ class VAEArchitecture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoderArchitecture:
+    """Numbers of the encoder of a T5; the defaults are those of google-t5/t5-11b.
+
+    Loading reads them from the encoder's own config.json; these say beforehand how large it will be."""
+
+    dim: int = 1024
+    hidden_dim: int = 65536
+    num_layers: int = 24
+    num_heads: int = 128
+    head_dim: int = 128
+    vocabulary: int = 32128
+    num_position_buckets: int = 32
+    gated: bool = False
+    """Whether the feed-forward layer has a second input projection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelArchitecture:
     """One size of Video2World: its networks and the variants that exist of it."""
 
     name: str
     dit: DiTArchitecture
     vae: VAEArchitecture = VAEArchitecture()
+    text: TextEncoderArchitecture = TextEncoderArchitecture()
     resolutions: tuple[str, ...] = ("480", "720")
     fps: tuple[int, ...] = (10, 16)
     repository: str = ""
@@ -128,6 +147,9 @@ MODELS: dict[str, ModelArchitecture] = {
             adaln_lora_dim=32,
         ),
         vae=VAEArchitecture(dim=32, dim_mult=(1, 2, 3, 3), num_res_blocks=1),
+        text=TextEncoderArchitecture(
+            dim=128, hidden_dim=256, num_layers=3, num_heads=4, head_dim=32, vocabulary=536, gated=True
+        ),
         resolutions=("112",),
         fps=(10,),
         repository="crossroads/tiny",
@@ -146,6 +168,7 @@ MODELS: dict[str, ModelArchitecture] = {
             adaln_lora_dim=32,
         ),
         vae=VAEArchitecture(dim=8),
+        text=TextEncoderArchitecture(dim=64, hidden_dim=128, num_layers=2, num_heads=4, head_dim=16, vocabulary=701),
         resolutions=("112",),
         fps=(10,),
         repository="crossroads/micro",

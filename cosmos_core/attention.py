@@ -1,7 +1,8 @@
 """The one seam through which all attention goes.
 
-A network holds a function of this signature, so another kernel or a version that spreads heads over several devices
-replaces it without touching the network: `dit.set_attention(partial(attention, backend="cudnn"))`.
+A network holds a function of this signature, so another kernel replaces it without touching the network:
+`dit.set_attention(partial(attention, backend="cudnn"))`. Where several processes share the tokens of a forward
+(`cosmos_core.token_shard`), it is given all tokens of some heads.
 
 Legend: B batch, L tokens, H heads, D head dimension.
 """

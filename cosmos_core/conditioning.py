@@ -13,24 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from cosmos_core.dit import DiT
-
 __all__ = [
     "SIGMA_CONDITIONAL",
+    "Branch",
     "Denoised",
+    "Network",
     "Preconditioning",
     "condition_mask",
     "denoise",
     "guided_denoiser",
+    "in_turn",
     "network_inputs",
     "preconditioning",
     "replace_frames",
 ]
+
+Network: TypeAlias = Callable[..., Tensor]
+"""The diffusion transformer, as `cosmos_core.dit.DiT` is called."""
+Branch: TypeAlias = Callable[[], Tensor]
+"""One branch of guidance, evaluated when it is called: a denoised sample [B, C, T, H, W]."""
 
 SIGMA_CONDITIONAL = 1e-4
 """Noise level that the network is told for conditioning frames."""
@@ -91,7 +97,7 @@ def network_inputs(x_BCTHW: Tensor, sigma: Tensor, clean_BCKHW: Tensor) -> tuple
 
 
 def denoise(
-    network: DiT,
+    network: Network,
     x_BCTHW: Tensor,
     sigma: Tensor,
     *,
@@ -125,14 +131,20 @@ def denoise(
     return Denoised(x0=replace_frames(x0, clean_BCKHW), network_output=velocity)
 
 
+def in_turn(cond: Branch, uncond: Branch) -> tuple[Tensor, Tensor]:
+    """Both branches of guidance, one after the other."""
+    return cond(), uncond()
+
+
 def guided_denoiser(
-    network: DiT,
+    network: Network,
     *,
     clean_BCKHW: Tensor,
     prompt_BND: Tensor,
     negative_BND: Tensor | None,
     guidance: float,
     fps_B: Tensor | None = None,
+    both_branches: Callable[[Branch, Branch], tuple[Tensor, Tensor]] = in_turn,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser that the solver calls, (sample, sigma) -> guided denoised sample.
 
@@ -147,16 +159,17 @@ def guided_denoiser(
         negative_BND: embedding of the negative prompt, or none for guidance off.
         guidance: w.
         fps_B: frames per second, for architectures with frame-rate modulation.
+        both_branches: evaluates the conditional and the unconditional branch, in that order of its arguments.
     """
 
     def branch(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return denoise(network, x, sigma, clean_BCKHW=clean_BCKHW, text_BND=text, fps_B=fps_B).x0
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        cond = branch(x, sigma, prompt_BND)
         if negative_BND is None or guidance == 0:
-            return cond
-        return cond + guidance * (cond - branch(x, sigma, negative_BND))
+            return branch(x, sigma, prompt_BND)
+        cond, uncond = both_branches(lambda: branch(x, sigma, prompt_BND), lambda: branch(x, sigma, negative_BND))
+        return cond + guidance * (cond - uncond)
 
     return guided
 

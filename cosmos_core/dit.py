@@ -5,8 +5,12 @@ buffers: rotary tables and the sinusoid's frequencies are computed, which lets i
 with `load_state_dict(assign=True)`. Nothing in `forward` waits for the device (frame-rate modulation, which no released
 configuration uses, is the exception: it reads the frame rate).
 
+Several processes can share the tokens of one forward (`cosmos_core.token_shard`): each computes its own run of them,
+and only self-attention and the end see those of the others.
+
 Legend: B batch, C latent channels, T H W latent frames, height, width, L tokens (T * H/2 * W/2), N text tokens,
-D model width. Modulation is per latent frame, [B, T, 1, D], and broadcasts over the tokens [B, T, L/T, D] of a frame.
+D model width, S segments of U tokens that lie in one frame each: the frames, or smaller pieces of a shared forward.
+Modulation is computed for each frame, [B, T, D], and broadcasts over the tokens of a segment, [B, S, U, D].
 
 Source: reference files cosmos_predict2/models/{text2image_dit,video2world_dit}.py.
 """
@@ -24,7 +28,9 @@ from torch import Tensor, nn
 from cosmos_core.architecture import DiTArchitecture
 from cosmos_core.attention import AttentionFn, attention
 from cosmos_core.errors import BadVariant
+from cosmos_core.rank_group import RankGroup
 from cosmos_core.rope import apply_rope, rope_angles
+from cosmos_core.token_shard import TokenShard
 
 __all__ = ["DiT"]
 
@@ -58,13 +64,20 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(dim // num_heads)
         self.k_norm = RMSNorm(dim // num_heads)
 
-    def forward(self, x_BLD: Tensor, context_BND: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        context_BND: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+        shard: TokenShard | None = None,
+    ) -> Tensor:
         q = self.q_norm(self.q_proj(x_BLD).unflatten(-1, (self.num_heads, -1)))
         k = self.k_norm(self.k_proj(context_BND).unflatten(-1, (self.num_heads, -1)))
         v = self.v_proj(context_BND).unflatten(-1, (self.num_heads, -1))
         if rope is not None:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
-        return self.output_proj(self.attend(q, k, v).flatten(-2))
+        out = self.attend(q, k, v) if shard is None else shard.attend(q, k, v, self.attend)
+        return self.output_proj(out.flatten(-2))
 
 
 class MLP(nn.Module):
@@ -93,21 +106,26 @@ class Block(nn.Module):
         self.adaln_modulation_mlp = _adaln(architecture, 3)
 
     def forward(
-        self, x_BTPD: Tensor, emb_BTD: Tensor, adaln_BT3D: Tensor, text_BND: Tensor, rope: tuple[Tensor, Tensor]
+        self,
+        x_BSUD: Tensor,
+        emb_BTD: Tensor,
+        adaln_BT3D: Tensor,
+        text_BND: Tensor,
+        rope: tuple[Tensor, Tensor],
+        shard: TokenShard | None = None,
     ) -> Tensor:
-        """One block; P is the number of patches of a latent frame."""
-        x = x_BTPD
+        x = x_BSUD
         grid = x.shape[1:3]
 
-        shift, scale, gate = _modulation(self.adaln_modulation_self_attn(emb_BTD) + adaln_BT3D, 3)
+        shift, scale, gate = _modulation(self.adaln_modulation_self_attn(emb_BTD) + adaln_BT3D, 3, shard)
         y = _modulate(x, shift, scale).flatten(1, 2)
-        x = torch.addcmul(x, gate, self.self_attn(y, y, rope).unflatten(1, grid))
+        x = torch.addcmul(x, gate, self.self_attn(y, y, rope, shard).unflatten(1, grid))
 
-        shift, scale, gate = _modulation(self.adaln_modulation_cross_attn(emb_BTD) + adaln_BT3D, 3)
+        shift, scale, gate = _modulation(self.adaln_modulation_cross_attn(emb_BTD) + adaln_BT3D, 3, shard)
         y = _modulate(x, shift, scale).flatten(1, 2)
         x = torch.addcmul(x, gate, self.cross_attn(y, text_BND).unflatten(1, grid))
 
-        shift, scale, gate = _modulation(self.adaln_modulation_mlp(emb_BTD) + adaln_BT3D, 3)
+        shift, scale, gate = _modulation(self.adaln_modulation_mlp(emb_BTD) + adaln_BT3D, 3, shard)
         return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
 
 
@@ -120,10 +138,10 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(architecture.model_channels, patch * architecture.out_channels, bias=False)
         self.adaln_modulation = _adaln(architecture, 2)
 
-    def forward(self, x_BTPD: Tensor, emb_BTD: Tensor, adaln_BT3D: Tensor) -> Tensor:
+    def forward(self, x_BSUD: Tensor, emb_BTD: Tensor, adaln_BT3D: Tensor, shard: TokenShard | None = None) -> Tensor:
         modulation = self.adaln_modulation(emb_BTD)
-        shift, scale = _modulation(modulation + adaln_BT3D[..., : modulation.shape[-1]], 2)
-        return self.linear(_modulate(x_BTPD, shift, scale))
+        shift, scale = _modulation(modulation + adaln_BT3D[..., : modulation.shape[-1]], 2, shard)
+        return self.linear(_modulate(x_BSUD, shift, scale))
 
 
 class Patchify(nn.Module):
@@ -148,8 +166,10 @@ class PatchEmbedding(nn.Module):
             Patchify(architecture), nn.Linear(channels * patch, architecture.model_channels, bias=False)
         )
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return self.proj(x_BCTHW)
+    def forward(self, x_BCTHW: Tensor, shard: TokenShard | None = None) -> Tensor:
+        patchify, embed = self.proj
+        patches = patchify(x_BCTHW)
+        return embed(patches if shard is None else shard.take(patches))
 
 
 class Sinusoid(nn.Module):
@@ -223,6 +243,7 @@ class DiT(nn.Module):
         condition_mask_B1THW: Tensor,
         padding_mask_B1HW: Tensor | None = None,
         fps_B: Tensor | None = None,
+        group: RankGroup | None = None,
     ) -> Tensor:
         """Velocity [B, C, T, H, W] in the dtype of the weights; every input is cast to that dtype.
 
@@ -233,6 +254,10 @@ class DiT(nn.Module):
             condition_mask_B1THW: 1 on conditioning frames.
             padding_mask_B1HW: 1 where the picture is padding, at any size; none means no padding.
             fps_B: frames per second, equal in the whole batch; read only with frame-rate modulation.
+            group: processes that compute this forward together, all on the same inputs; each gets the whole result.
+
+        Raises:
+            WorkerLost: another process of the group has gone.
         """
         dtype = self.dtype
         x = torch.cat([x_BCTHW.to(dtype), condition_mask_B1THW.to(dtype)], dim=1)
@@ -244,11 +269,17 @@ class DiT(nn.Module):
         adaln = self.t_embedder[1](sinusoid)
         emb = self.t_embedding_norm(sinusoid)
         rope = self._rope(x.shape[2:], fps_B)
+        shard = None
+        if group is not None:
+            num_frames = x.shape[2] // self.architecture.patch_temporal
+            shard = TokenShard(group, num_frames=num_frames, frame_tokens=len(rope[0]) // num_frames, device=x.device)
+            rope = (rope[0][shard.start : shard.stop], rope[1][shard.start : shard.stop])
 
-        x = self.x_embedder(x)
+        x = self.x_embedder(x, shard)
         for block in self.blocks:
-            x = block(x, emb, adaln, text, rope)
-        return self._unpatchify(self.final_layer(x, emb, adaln), x_BCTHW.shape[-2:])
+            x = block(x, emb, adaln, text, rope, shard)
+        x = self.final_layer(x, emb, adaln, shard)
+        return self._unpatchify(x if shard is None else shard.gather(x), x_BCTHW.shape[-2:])
 
     def _unpatchify(self, tokens: Tensor, latent_size: tuple[int, ...]) -> Tensor:
         # Channels are the fastest axis here and the slowest in Patchify: so it is in the reference.
@@ -298,8 +329,10 @@ def _adaln(architecture: DiTArchitecture, num_parts: int) -> nn.Sequential:
     )
 
 
-def _modulation(parts_BTD: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-    return parts_BTD.unsqueeze(2).chunk(num_parts, dim=-1)
+def _modulation(parts_BTD: Tensor, num_parts: int, shard: TokenShard | None) -> tuple[Tensor, ...]:
+    """Vectors [B, S, 1, D] of each segment."""
+    parts_BSD = parts_BTD if shard is None else shard.of_frames(parts_BTD)
+    return parts_BSD.unsqueeze(2).chunk(num_parts, dim=-1)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

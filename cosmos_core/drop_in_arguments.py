@@ -25,8 +25,8 @@ PROGRAM = "video2world_lora"
 
 
 DEVIATIONS: tuple[tuple[str, str], ...] = (
-    ("several processes", "every process computes the same video and rank 0 alone writes; --num_gpus must be their "
-     "number if it is given"),
+    ("several processes", "any number up to that of the model's attention heads renders each video together, rank 0 "
+     "writes; --num_gpus must be their number if it is given"),
     ("strict loading", "a rank, alpha, target list or file that does not fit ends the command with one line"),
     ("adapter files", "--dit_path may also be an extracted adapter or a PEFT folder, whose own rank and alpha count"),
     ("merged adapter", "the adapter is added into the weights instead of computed beside them"),
@@ -138,8 +138,8 @@ class _Given(argparse.Action):
 def _parser() -> _Parser:
     parser = _Parser(
         prog=f"torchrun --nproc_per_node=N -m cosmos_core.{PROGRAM}",
-        description="Video2World with a LoRA adapter, under the flags of the reference's script. All N processes "
-        "compute the same video, so N > 1 does not make it faster; rank 0 writes.",
+        description="Video2World with a LoRA adapter, under the flags of the reference's script. The N processes "
+        "render each video together; rank 0 writes.",
         epilog="deliberate deviations from the reference (docs/drop-in.md):\n"
         + "\n".join(f"  {title}: {sentence}" for title, sentence in DEVIATIONS),
         formatter_class=_Formatter,

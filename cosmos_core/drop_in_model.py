@@ -76,7 +76,7 @@ def plan_model(arguments: Arguments) -> ModelPlan:
             text_encoder_sha256="not hashed",  # embeddings are kept by this process alone
             checkpoint_sha256=sha256[str(checkpoint)],
             adapters=(_adapter_file(arguments, stored, sha256),) if stored else (),
-            keep_base="host",  # one adapter for all videos: the base is only needed for the proof
+            savings=("base",),  # one adapter for all videos: the base is only needed for the proof
             ema=arguments.load_ema,
             device=device,
             dtype=dtype,

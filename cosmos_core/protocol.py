@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cosmos_core.errors import CrossroadsError, WorkerLost, from_payload
+from cosmos_core.memory_mode import WorkerSaving
 
 __all__ = [
     "AdapterFile",
@@ -79,8 +80,8 @@ class WorkerSpec(_Message):
     """`auto` follows the weights, as the reference does; `float32` computes exact rotary angles."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """Keep the large base weights in 8 bits, with adapters unmerged on top."""
-    keep_base: Literal["device", "host"] = "device"
-    """Where the base weights of adapted layers are kept while adapters are merged."""
+    savings: tuple[WorkerSaving, ...] = ()
+    """The memory mode, see `cosmos_core.memory_mode`."""
     ema: bool = False
     text_encoder_sha256: str
     """Revision of the text encoder, part of the key of every cached embedding."""
@@ -184,11 +185,13 @@ class Done(_Message):
 
 
 class Failed(_Message):
-    """The request failed; the worker itself goes on."""
+    """The request failed; the worker itself goes on, or says that it ends."""
 
     type: Literal["failed"] = "failed"
     request_id: str
     error: dict[str, Any]
+    worker_ends: bool = False
+    """Its processes could not be brought back together, and exit; the next request needs another worker."""
 
     def to_error(self) -> CrossroadsError:
         """The error that the worker raised."""

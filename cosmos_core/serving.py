@@ -2,6 +2,9 @@
 
 The text encoder and the transformer are never in memory together: embeddings come first, are kept by content, and the
 encoder goes before the model comes.
+
+Several processes render one video together. Each has the transformer and its adapters; rank 0 alone has the text
+encoder, the VAE and the files, and the others compute what it asks for.
 """
 
 from __future__ import annotations
@@ -24,13 +27,19 @@ from cosmos_core.adapter_proof import prove
 from cosmos_core.adapter_set import AdapterSet
 from cosmos_core.architecture import model_architecture
 from cosmos_core.checkpoint import load_dit
+from cosmos_core.clip_sampling import end_clips, follow_clips
+from cosmos_core.context_parallel import ContextParallel
+from cosmos_core.dit import DiT
 from cosmos_core.embedding_cache import CachedEmbedding, EmbeddingCache
-from cosmos_core.errors import BadModel, BadRequest
+from cosmos_core.errors import BadConfig, BadModel, BadRequest
 from cosmos_core.geometry import VideoGeometry, video_geometry
+from cosmos_core.group_layout import group_layout
 from cosmos_core.lora_state_dict import LoraSpec
+from cosmos_core.memory_mode import STRIP_ROWS
 from cosmos_core.pixels import conditioning_frames
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, WorkerSpec
-from cosmos_core.quantize import quantize_base
+from cosmos_core.quantize import quantize_base, set_compute
+from cosmos_core.rank_agreement import Ranks
 from cosmos_core.text_encoder import TextEncoder
 from cosmos_core.vae import VideoVAE
 from cosmos_core.video2world import Video2World
@@ -47,14 +56,24 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Server:
-    """The models of one worker process, loaded when they are first needed and kept."""
+    """The models of one worker process, loaded when they are first needed and kept.
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    With several processes every method is called on all of them with the same request, and returns or raises the same
+    on all. What fails while they compute a video ends them (`Ranks.lockstep`).
+
+    Args:
+        spec: what to load.
+        ranks: the processes that render together; by default this one alone.
+
+    Raises:
+        BadConfig: so many processes cannot share this model, or there are not as many GPUs.
+    """
+
+    def __init__(self, spec: WorkerSpec, ranks: Ranks | None = None) -> None:
         self._spec = spec
-        self.device = torch.device("cpu")
-        if spec.device == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.cuda.set_device(self.device)
+        self._ranks = ranks or Ranks()
+        # Agreed upon before any group is made: a process that is missing there would keep the others waiting.
+        self.device = self._ranks.together(_own_gpu if spec.device == "cuda" else lambda: torch.device("cpu"))
         if spec.num_threads:
             torch.set_num_threads(spec.num_threads)
         self._dtype = _DTYPES[spec.dtype]
@@ -65,7 +84,12 @@ class Server:
             dtype=_DTYPES[spec.text_dtype],
             folder=Path(spec.embedding_cache) if spec.embedding_cache else None,
         )
+        self._context: ContextParallel | None = None
+        if self._ranks.world_size > 1:
+            self._context = ContextParallel(self._ranks, self._architecture.dit, self.device)
+        self._dit: DiT | None = None
         self._model: Video2World | None = None
+        """On rank 0."""
         self._adapters: AdapterSet | None = None
         self._refused: dict[str, BadModel] = {}
         self._proof: dict[str, Any] = {}
@@ -76,11 +100,14 @@ class Server:
         Returns:
             Prompts that were cut, with their number of tokens, and how many had to be encoded.
         """
+        return self._ranks.first(lambda: self._encode_prompts(request, on_step))
+
+    def _encode_prompts(self, request: EncodePrompts, on_step: OnStep) -> dict[str, Any]:
         missing = [prompt for prompt in dict.fromkeys(request.prompts) if self._embeddings.get(prompt) is None]
         if missing:
             encoder = TextEncoder.load(
                 Path(self._spec.text_encoder),
-                device=self.device,
+                device="cpu" if "text" in self._spec.savings else self.device,
                 dtype=_DTYPES[self._spec.text_dtype],
                 max_length=self._architecture.text_length,
             )
@@ -107,13 +134,17 @@ class Server:
         Raises:
             BadModel: a file is not what it was declared to be.
         """
-        if self._model is not None:
+        return self._ranks.together(lambda: self._load_model(on_part))
+
+    def _load_model(self, on_part: Callable[[str], None]) -> dict[str, Any]:
+        if self._dit is not None:
             return self._proof
         on_part("transformer")
+        on_host = "loading" in self._spec.savings and self._spec.quantize != "none"
         dit = load_dit(
             Path(self._spec.checkpoint),
             self._architecture.dit,
-            device=self.device,
+            device="cpu" if on_host else self.device,
             dtype=self._dtype,
             ema=self._spec.ema,
             # A team may have nothing but the training checkpoint, which holds base and adapter together.
@@ -124,16 +155,21 @@ class Server:
         if self._spec.quantize != "none":
             on_part(f"{self._spec.quantize} weights")
             quantize_base(dit, self._spec.quantize, compute="auto")
+        if on_host:
+            set_compute(dit.to(self.device), "auto")
         merge = self._spec.merge_adapters and self._spec.quantize == "none"
-        adapters = AdapterSet(dit, merge=merge, keep_base=self._spec.keep_base)
+        adapters = AdapterSet(dit, merge=merge, keep_base="host" if "base" in self._spec.savings else "device")
         proof = self._load_adapters(adapters, on_part)
-        on_part("vae")
-        vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)
-        self._model, self._adapters, self._proof = Video2World(dit, vae), adapters, proof
+        if self._ranks.is_first:
+            on_part("vae")
+            vae = VideoVAE.load(Path(self._spec.vae), self._architecture.vae, device=self.device, dtype=self._dtype)
+            vae.strip_rows = STRIP_ROWS if "strips" in self._spec.savings else None
+            self._model = Video2World(dit, vae, self._context)
+        self._dit, self._adapters, self._proof = dit, adapters, proof
         return proof
 
-    def generate(self, request: GenerateVideo, on_step: OnStep, *, write: bool) -> dict[str, Any]:
-        """Generate one clip; with `write` its frames go to the request's path.
+    def generate(self, request: GenerateVideo, on_step: OnStep) -> dict[str, Any]:
+        """Generate one video; its frames go to the request's path.
 
         Returns:
             Sizes, and the seconds of each part under names that end in `_s`.
@@ -142,9 +178,32 @@ class Server:
             BadRequest: the request does not fit the model.
             OutOfMemory: the device's memory does not suffice.
         """
-        if self._model is None or self._adapters is None:
-            raise BadRequest("no model is loaded", fix="Send load_model first")
         times = _Stopwatch()
+        self._ranks.together(lambda: self._use_adapters(request))
+        if self._context is not None and not self._ranks.is_first:
+            assert self._dit is not None
+            for _ in follow_clips(self._dit, self._context):
+                pass
+        return self._ranks.first(lambda: self._lead(request, on_step, times))
+
+    def _use_adapters(self, request: GenerateVideo) -> None:
+        if self._adapters is None:
+            raise BadRequest("no model is loaded", fix="Send load_model first")
+        for adapter in request.adapters:
+            if adapter.name in self._refused:
+                raise self._refused[adapter.name]
+        self._adapters.use({adapter.name: adapter.strength for adapter in request.adapters})
+
+    def _lead(self, request: GenerateVideo, on_step: OnStep, times: _Stopwatch) -> dict[str, Any]:
+        """On rank 0: generate, while the others follow."""
+        try:
+            return self._generate(request, on_step, times)
+        finally:
+            if self._context is not None:
+                end_clips(self._context)
+
+    def _generate(self, request: GenerateVideo, on_step: OnStep, times: _Stopwatch) -> dict[str, Any]:
+        assert self._model is not None
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         geometry = video_geometry(
@@ -156,16 +215,12 @@ class Server:
         frames = _read_frames(Path(request.input_path), geometry, request.num_conditional_frames)
         prompt = self._embedding(request.prompt)
         negative = self._embedding(request.negative_prompt).embedding if request.negative_prompt else None
-        for adapter in request.adapters:
-            if adapter.name in self._refused:
-                raise self._refused[adapter.name]
-        self._adapters.use({adapter.name: adapter.strength for adapter in request.adapters})
         times.lap("prepare_s")
-        video = _chunks(self._model, request, frames, prompt.embedding, negative, geometry, on_step, keep=write)
+        video = _chunks(self._model, request, frames, prompt.embedding, negative, geometry, on_step)
         times.lap("generate_s")
-        if write:
-            _write_frames(video, Path(request.frames_path))
+        _write_frames(video, Path(request.frames_path))
         times.lap("write_s")
+        guided = negative is not None and request.guidance != 0
         return {
             "width": geometry.width,
             "height": geometry.height,
@@ -173,6 +228,8 @@ class Server:
             "fps": geometry.fps,
             "num_prompt_tokens": prompt.num_tokens,
             "prompt_truncated": prompt.truncated,
+            "layout": str(group_layout(self._architecture.dit, self._ranks.world_size, guided=guided)),
+            "savings": list(self._spec.savings),
             "peak_gpu_gib": self._peak_gpu_gib(),
             **times.laps,
         }
@@ -234,6 +291,21 @@ class _Stopwatch:
         self.laps[name], self._last = now - self._last, now
 
 
+def _own_gpu() -> torch.device:
+    """The GPU of this process, by its number on this machine; made the current one."""
+    index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= count:
+        raise BadConfig(
+            "more processes than GPUs",
+            got=f"process {index} on a machine with {count} visible GPUs",
+            expected=f"{count} processes at most",
+            fix="Give torchrun's --nproc_per_node as many as there are in CUDA_VISIBLE_DEVICES.",
+        )
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
 def _encode(encoder: TextEncoder, prompt: str) -> CachedEmbedding:
     encoded = encoder.encode([prompt])
     return CachedEmbedding(
@@ -269,8 +341,6 @@ def _chunks(
     negative: torch.Tensor | None,
     geometry: VideoGeometry,
     on_step: OnStep,
-    *,
-    keep: bool,
 ) -> np.ndarray:
     """All frames of a video; chunks that an interrupted attempt left beside the result are taken from there.
 
@@ -298,7 +368,7 @@ def _chunks(
         on_step=step_of_chunk,
     ):
         parts.append(chunk.new_frames)
-        if keep and request.num_chunks > 1:
+        if request.num_chunks > 1:
             _write_frames(chunk.frames, paths[chunk.index])
     return np.concatenate(parts)
 

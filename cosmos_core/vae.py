@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cosmos_core.architecture import VAEArchitecture
 from cosmos_core.errors import BadRequest, CheckpointMismatch
 from cosmos_core.geometry import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, pixel_frames
+from cosmos_core.vae_strips import decode_in_strips
 from cosmos_core.weights_file import read_state_dict
 
 __all__ = ["LATENT_MEAN", "LATENT_STD", "VideoVAE", "build_layers", "native_key_map"]
@@ -48,9 +49,13 @@ class VideoVAE:
 
     Args:
         layers: the network; its parameters decide device and dtype.
+
+    Attributes:
+        strip_rows: height of the strips to decode in, see `cosmos_core.vae_strips`; None decodes undivided.
     """
 
     def __init__(self, layers: AutoencoderKLWan) -> None:
+        self.strip_rows: int | None = None
         self._layers = layers.eval().requires_grad_(False)
         parameter = next(layers.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -134,11 +139,13 @@ class VideoVAE:
         hidden = self._layers.post_quant_conv(latents)
         size = (height * SPATIAL_COMPRESSION, width * SPATIAL_COMPRESSION)
         video = torch.empty((batch, 3, pixel_frames(num_latents), *size), dtype=latents_BCTHW.dtype, device=self.device)
-        carried = _empty_cache(self._layers.decoder)
+        decoder = self._layers.decoder
+        if self.strip_rows is not None:
+            decode_in_strips(decoder, hidden, video, strip_rows=self.strip_rows)
+            return video
+        carried = _empty_cache(decoder)
         for index in range(num_latents):
-            frames = self._layers.decoder(
-                hidden[:, :, index : index + 1], feat_cache=carried, feat_idx=[0], first_chunk=index == 0
-            )
+            frames = decoder(hidden[:, :, index : index + 1], feat_cache=carried, feat_idx=[0], first_chunk=index == 0)
             end = pixel_frames(index + 1)
             video[:, :, end - frames.shape[2] : end] = frames
         return video

@@ -20,18 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosmos_core.conditioning import guided_denoiser
+from cosmos_core.clip_sampling import ClipInputs, OnStep, sample_clip
+from cosmos_core.context_parallel import ContextParallel
 from cosmos_core.dit import DiT
 from cosmos_core.errors import BadRequest, OutOfMemory
 from cosmos_core.geometry import VideoGeometry
 from cosmos_core.pixels import normalise, to_bytes
-from cosmos_core.sampler import initial_noise, sample, sigma_schedule
+from cosmos_core.sampler import initial_noise, sigma_schedule
 from cosmos_core.vae import VideoVAE
 
 __all__ = ["Chunk", "Generation", "OnStep", "Video2World", "long_video_frames"]
-
-OnStep = Callable[[int, int], None]
-"""Called with the number of solver steps done and their total; raising in it cancels."""
 
 _CONDITIONAL_FRAMES = (1, 5)
 
@@ -74,11 +72,14 @@ class Video2World:
     Args:
         dit: the network; its adapters are activated by the caller.
         vae: the video VAE, in the network's dtype.
+        context: processes that compute the network together; this one is rank 0 and has the VAE, the others are in
+            `cosmos_core.clip_sampling.follow_clips`.
     """
 
-    def __init__(self, dit: DiT, vae: VideoVAE) -> None:
+    def __init__(self, dit: DiT, vae: VideoVAE, context: ContextParallel | None = None) -> None:
         self.dit = dit
         self.vae = vae
+        self.context = context
 
     @property
     def device(self) -> torch.device:
@@ -225,15 +226,16 @@ class Video2World:
             geometry.latent_height,
             geometry.latent_width,
         )
-        x0_fn = guided_denoiser(
-            self.dit,
+        inputs = ClipInputs(
+            noise_BCTHW=initial_noise(shape, seed).to(self.device),
             clean_BCKHW=clean_BCKHW,
             prompt_BND=prompt_embedding_1ND.to(self.device, self.dtype),
             negative_BND=None if negative_embedding_1ND is None else negative_embedding_1ND.to(self.device, self.dtype),
             guidance=guidance,
-            fps_B=torch.tensor([geometry.fps]),
+            sigmas=sigma_schedule(num_steps),
+            fps=geometry.fps,
         )
-        return sample(x0_fn, initial_noise(shape, seed).to(self.device), sigma_schedule(num_steps), on_step)
+        return sample_clip(self.dit, inputs, context=self.context, on_step=on_step)
 
     @torch.no_grad()
     def decode_latents(self, latents_BCTHW: Tensor) -> np.ndarray:

@@ -4,8 +4,8 @@
     load    embeddings of all prompts, then transformer, adapter and VAE, as a generation worker does
     make    each video: generate, check, write video and record
 
-All processes compute the same; rank 0 alone checks, writes and speaks. Whatever fails, fails on all of them at once, as
-one line on standard error.
+All processes render each video together; rank 0 alone checks, writes and speaks. Whatever fails, fails on all of them
+at once, as one line on standard error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from cosmos_core.architecture import model_architecture
 from cosmos_core.drop_in_arguments import PROGRAM, Arguments, parse_arguments
 from cosmos_core.drop_in_items import BadItem, Item, read_items
 from cosmos_core.drop_in_model import ADAPTER_NAME, ModelPlan, plan_model
 from cosmos_core.drop_in_record import record_of, write_record
 from cosmos_core.errors import BadConfig, BadRequest, CrossroadsError, from_payload
+from cosmos_core.group_layout import check_group_size
 from cosmos_core.guardrail_hook import DisabledGuardrail, Guardrail, GuardrailDecision, combine, find_guardrails
 from cosmos_core.protocol import AdapterStrength, EncodePrompts, GenerateVideo
 from cosmos_core.rank_agreement import Ranks
@@ -63,7 +65,8 @@ class _Job:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of every process; returns the exit code, on other ranks than the first always 0."""
-    with Ranks() as ranks:
+    ranks = Ranks(lambda error: _complain(ranks, str(error)))
+    with ranks:
         logging.basicConfig(
             level=logging.WARNING if ranks.is_first else logging.CRITICAL,
             format=f"{PROGRAM}: %(levelname)s: %(message)s",
@@ -78,10 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 code = _execute(ranks, parsed)
             except CrossroadsError as error:
                 code = _fail(ranks, error, EXIT_FAILED)
-        # torchrun stops every rank as soon as one of them has failed. All know the outcome, so rank 0 alone reports it
-        # by its exit code, and the others end quietly after it has spoken.
-        ranks.wait()
-        return code if ranks.is_first else 0
+    # torchrun stops every rank as soon as one of them has failed. All know the outcome, so rank 0 alone reports it by
+    # its exit code, and the others end quietly after it has spoken.
+    return code if ranks.is_first else 0
 
 
 def _fail(ranks: Ranks, error: CrossroadsError, code: int) -> int:
@@ -108,7 +110,7 @@ def _execute(ranks: Ranks, arguments: Arguments) -> int:
         CrossroadsError: on every rank; nothing could be done.
     """
     _require_world(ranks, arguments)
-    guardrails = ranks.together(lambda: _guardrails(arguments))
+    guardrails = ranks.together(lambda: _guardrails(arguments) if ranks.is_first else ())
     job = ranks.first(lambda: _check(arguments, guardrails))
     _announce(ranks, arguments, job)
     if not job.allowed:
@@ -138,6 +140,7 @@ def _require_world(ranks: Ranks, arguments: Arguments) -> None:
             expected=ranks.world_size,
             fix="Give torchrun's --nproc_per_node the same number.",
         )
+    check_group_size(model_architecture(arguments.model_size).dit, ranks.world_size)
 
 
 def _guardrails(arguments: Arguments) -> tuple[Guardrail, ...]:
@@ -178,13 +181,13 @@ def _held(item: Item, decision: GuardrailDecision) -> str:
 
 
 def _load(ranks: Ranks, arguments: Arguments, job: _Job) -> tuple[Server, dict[str, Any]]:
-    server = ranks.together(lambda: Server(job.plan.spec))
+    server = ranks.together(lambda: Server(job.plan.spec, ranks))
     prompts = [item.prompt for item in job.allowed] + ([arguments.negative_prompt] if arguments.negative_prompt else [])
     request = EncodePrompts(request_id="text", prompts=tuple(dict.fromkeys(prompts)))
-    encoded = ranks.together(lambda: server.encode_prompts(request, _progress(ranks)))
+    encoded = server.encode_prompts(request, _progress(ranks))
     for prompt, num_tokens in encoded["truncated"].items():
         _say(ranks, f"cut, because it has {num_tokens} tokens: {prompt[:60]!r}")
-    proof = ranks.together(lambda: server.load_model(lambda part: _say(ranks, f"loading {part}")))
+    proof = server.load_model(lambda part: _say(ranks, f"loading {part}"))
     for refusal in proof["refused_adapters"].values():
         raise from_payload(refusal)
     _say_parameters(ranks, proof)
@@ -247,9 +250,7 @@ class _Maker:
         request = self._request(item, frames_path)
         seconds = []
         for _ in range(_BENCHMARK_RUNS if self.arguments.benchmark else 1):
-            generation = self.ranks.together(
-                lambda: self.server.generate(request, _progress(self.ranks), write=self.ranks.is_first)
-            )
+            generation = self.server.generate(request, _progress(self.ranks))
             seconds.append(generation["generate_s"])
         if self.arguments.benchmark:
             mean = statistics.fmean(seconds[1:])

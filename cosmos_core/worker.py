@@ -1,13 +1,16 @@
 """A generation worker: loads one model, then serves scenarios one after another until it is told to stop.
 
-Started by torchrun (`python -m torch.distributed.run ... -m cosmos_core.worker SPEC`), one group of processes for one
-GPU group, gloo on a CPU. Rank 0 listens on a Unix socket, hands each request to all ranks and alone writes results. A
-worker never outlives its client: when the connection closes, or nobody connects in time, it ends itself, so that a
-killed flow leaves no process behind.
+Started by torchrun (`python -m torch.distributed.run ... -m cosmos_core.worker SPEC`), one process a GPU, or one on a
+CPU; several render each video together. Rank 0 listens on a Unix socket, hands each request to all ranks and alone
+writes results. A worker never outlives its client: when the connection closes, or nobody connects in time, it ends
+itself, so that a killed flow leaves no process behind.
 
     set up: process group, socket
     serve:  encode_prompts | load_model | generate_video, each answered with progress and one Done or Failed
     tear down: process group destroyed, socket removed
+
+An error that all processes can agree on is the answer to its request, and the worker goes on. One in the middle of the
+collectives of a video is answered too, as `Failed` with `worker_ends`, and ends all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import BaseModel
 
 from cosmos_core.errors import CrossroadsError, OutOfMemory
@@ -46,6 +48,7 @@ from cosmos_core.protocol import (
     decode_request,
     encode,
 )
+from cosmos_core.rank_agreement import Ranks
 from cosmos_core.serving import Server
 
 __all__ = ["main"]
@@ -155,13 +158,6 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _broadcast(request: Request | None) -> Request:
-    box = [request]
-    dist.broadcast_object_list(box, src=0)
-    assert box[0] is not None
-    return box[0]
-
-
 def _handle(server: Server, request: Request, answer: Answer) -> None:
     started = time.monotonic()
 
@@ -176,7 +172,7 @@ def _handle(server: Server, request: Request, answer: Answer) -> None:
         elif isinstance(request, Stop):
             result = {}
         else:
-            result = server.generate(request, on_step, write=dist.get_rank() == 0)
+            result = server.generate(request, on_step)
     except Exception as error:
         # The border of the worker: whatever one request did, it becomes its answer and the next goes on.
         logger.exception("request %s failed", request.request_id)
@@ -185,30 +181,43 @@ def _handle(server: Server, request: Request, answer: Answer) -> None:
     answer(Done(request_id=request.request_id, result=result | {"total_s": time.monotonic() - started}))
 
 
-def _pids() -> tuple[int, ...]:
-    gathered: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(gathered, os.getpid())
-    return tuple(gathered)
-
-
 def serve(spec: WorkerSpec) -> None:
-    """Set up, serve requests until `Stop`, tear down."""
+    """Set up, serve requests until `Stop`, tear down.
+
+    Raises:
+        BadConfig: the group is larger than the model allows; the client is told before.
+    """
     connection = Connection(spec) if os.environ["RANK"] == "0" else None
     if connection is not None:
         connection.accept()
     answer: Answer = connection.send if connection is not None else lambda message: None
-    dist.init_process_group("nccl" if spec.device == "cuda" else "gloo")
+    request_id = "start"
+
+    def say(error: CrossroadsError) -> None:
+        answer(Failed(request_id=request_id, error=_payload(error), worker_ends=True))
+
     try:
-        server = Server(spec)
-        answer(Ready(pids=_pids(), device=str(server.device), environment=_environment()))
-        request: Request | None = None
-        while not isinstance(request, Stop):
-            request = _broadcast(connection.requests.get() if connection is not None else None)
-            _handle(server, request, answer)
+        with Ranks(say) as ranks:
+            try:
+                server = ranks.together(lambda: Server(spec, ranks))
+            except CrossroadsError as error:
+                say(error)
+                raise
+            pids = tuple(ranks.gather(os.getpid()))
+            answer(Ready(pids=pids, device=str(server.device), environment=_environment()))
+            request: Request | None = None
+            while not isinstance(request, Stop):
+                request = ranks.first(lambda: _next(connection))
+                request_id = request.request_id
+                _handle(server, request, answer)
     finally:
-        dist.destroy_process_group()
         if connection is not None:
             connection.close()
+
+
+def _next(connection: Connection | None) -> Request:
+    assert connection is not None
+    return connection.requests.get()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,16 +19,19 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from cosmos_core.errors import BadRequest
 from tasks.artifacts import ProgressArtifact, publish_results_artifacts
 from tasks.config import load_config
+from tasks.device_time import device_time
+from tasks.gpus import machine_gpus
 from tasks.guards import Guards
 from tasks.job import Job
 from tasks.lanes import LanePool
 from tasks.outcomes import finished_row, give_up
 from tasks.policy import may_generate
-from tasks.preparation import load_manifest, plan_shards, resolve_versions, rows_set_aside, worker_plan
+from tasks.preparation import Shard, load_manifest, plan_shards, resolve_versions, rows_set_aside, worker_plan
 from tasks.progress import Progress, current_listeners
 from tasks.records import RESULTS_NAME, Status, invalid_row
 from tasks.results import publish_results, with_reviews
 from tasks.run import Run, home_folder
+from tasks.run_plan import plan_run
 from tasks.scenario import Scenario
 from tasks.stages import check_input, check_video, fetch_input, generate_video, publish, refine_prompt
 from tasks.storage import open_store
@@ -65,16 +68,17 @@ def generate_scenarios(manifest: str, output: str, config: str | None = None, in
     store = open_store(output)
     loaded = load_manifest(manifest, settings, input_root=input_root)
     progress = Progress(listeners=current_listeners())
-    with (
-        LanePool(settings.worker, home_folder()) as lanes,
-        Guards(settings.guards, log_folder=home_folder() / "logs") as guards,
-    ):
+    plan = plan_run(loaded, settings, machine_gpus(settings.worker))
+    for line in plan.describe():
+        get_run_logger().info("plan: %s", line)
+    logs = home_folder() / "logs"
+    with Guards(settings.guards, log_folder=logs, on_cpu="guardrail" in plan.savings) as guards:
         run = Run(
             run_id=str(flow_run.id),
             config=settings,
             manifest=loaded,
             store=store,
-            lanes=lanes,
+            plan=plan,
             guards=guards,
             progress=progress,
             home=home_folder(),
@@ -100,18 +104,24 @@ def _run_scenarios(run: Run) -> list[Row]:
     finally:
         run.refiner.close()  # its memory must be free before a worker loads the model
     jobs = _check_inputs(run, jobs, rows, bar)
-    for shard in plan_shards(jobs):
+    for shard in plan_shards(run, jobs):
         run.progress.say(f"generating {len(shard.jobs)} videos with {shard.variant}")
-        plan = worker_plan(run, shard)
-        chains: dict[str, tuple[Job, list[Future]]] = {}
-        for job in shard.jobs:
-            clip = _submit(generate_video, run, job, plan)
-            checked = _submit(check_video, run, job, clip)
-            chains[job.scenario.scenario_id] = (job, [clip, checked, _submit(publish, run, job, clip, checked)])
-        _collect(run, chains, rows, bar)
+        with LanePool(run.config.worker, run.home, groups=shard.groups) as run.lanes:
+            _collect(run, _generate(run, shard), rows, bar)
     run.progress.say("writing the results")
     bar.update(force=True)
     return list(rows.values())
+
+
+def _generate(run: Run, shard: Shard) -> dict[str, tuple[Job, list[Future]]]:
+    """The stages of all jobs of a shard, submitted."""
+    plan = worker_plan(run, shard)
+    chains: dict[str, tuple[Job, list[Future]]] = {}
+    for job in shard.jobs:
+        clip = _submit(generate_video, run, job, plan)
+        checked = _submit(check_video, run, job, clip)
+        chains[job.scenario.scenario_id] = (job, [clip, checked, _submit(publish, run, job, clip, checked)])
+    return chains
 
 
 def _refine_all(run: Run, scenarios: Sequence[Scenario], rows: dict[str, Row], bar: ProgressArtifact) -> list[Job]:
@@ -209,6 +219,9 @@ def _report(run: Run, rows: list[Row]) -> State:
         "rows": str(len(rows)),
         "policy": f"{run.policy.id} v{run.policy.version}",
     }
+    if used := device_time(rows):
+        facts["device time"] = used
+        get_run_logger().info("device time: %s", used)
     publish_results_artifacts(rows, output_uri=run.store.uri)
     publish_results(run.store, rows, facts=facts)
     summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

@@ -16,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from tasks.device_time import device_time
 from tasks.progress import Progress
 
 __all__ = ["ProgressArtifact", "publish_results_artifacts"]
@@ -86,7 +87,8 @@ def _review(row: dict[str, Any]) -> str:
 
 def _page(rows: Sequence[dict[str, Any]], output_uri: str) -> str:
     lines = [
-        f"**Output** {_link(output_uri, output_uri)} · {_link('contact sheet', output_uri + '/index.html')}",
+        f"**Output** {_link(output_uri, output_uri)} · {_link('contact sheet', output_uri + '/index.html')}"
+        f" · device time: {device_time(rows) or 'none'}",
         "",
         "| row | scenario | status | reason | redacted | video or evidence | record |",
         "|---|---|---|---|---|---|---|",

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cosmos_core.errors import BadConfig
+from cosmos_core.memory_mode import Saving
 from tasks.guard_config import GuardConfig
 from tasks.refiner_config import RefinerConfig, TemplateRefinerConfig
 from tasks.scenario import ScenarioDefaults
@@ -76,6 +77,10 @@ class WorkerConfig(_Config):
     """`auto` is bfloat16 on a GPU and float32 on a CPU."""
     gpus: tuple[str, ...] | None = None
     """GPUs to use, one worker each, as `CUDA_VISIBLE_DEVICES` names them; default all that are visible."""
+    cpu_workers: int = Field(default=1, ge=1)
+    """Workers on a machine without a GPU. They share its cores, so more than one is for trying out what workers do."""
+    lease_timeout_s: float = Field(default=14400.0, gt=0)
+    """How long to wait for a device while other runs have all of them."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Until the processes of a worker answer."""
     load_timeout_s: float = Field(default=1800.0, gt=0)
@@ -93,6 +98,12 @@ class WorkerConfig(_Config):
     """`auto` rounds rotary angles as the reference does with bfloat16 weights; `float32` is the exact table."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """Keep the large weights in 8 bits: an approximation that saves memory; adapters then stay unmerged."""
+    parallelism: str = Field(default="auto", pattern=r"^(auto|data|context:[1-9][0-9]{0,2})$")
+    """`data` is one model a GPU, `context:N` groups of N GPUs that render one video together; `auto` is data, and
+    groups where scenarios are fewer than GPUs or one GPU's memory does not suffice (docs/planning.md)."""
+    memory_mode: Literal["auto"] | tuple[Saving, ...] = "auto"
+    """Ways to need less GPU memory: some of `base`, `strips`, `loading`, `guardrail`, `text`, `refiner`; an empty list
+    is none. `auto` takes what the smallest GPU needs (docs/planning.md)."""
 
 
 class RunConfig(_Config):

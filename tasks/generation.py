@@ -29,6 +29,21 @@ class GeneratedClip(BaseModel):
     proof: dict[str, Any]
     environment: dict[str, str]
     lane: str
+    num_devices: int = 1
+    """Devices that rendered it together."""
+    planned_device_s: float | None = None
+    """Time of these devices as planned; None if that was unknown."""
+
+    @property
+    def timings_s(self) -> dict[str, float]:
+        """Seconds of each part that the worker did."""
+        laps = {name: value for name, value in self.result.items() if name.endswith("_s") and name != "total_s"}
+        return {name.removesuffix("_s"): value for name, value in laps.items()}
+
+    @property
+    def device_s(self) -> float:
+        """Time of all devices that rendered it."""
+        return self.num_devices * sum(self.timings_s.values())
 
 
 def finished_clip(folder: Path) -> GeneratedClip | None:

@@ -33,12 +33,16 @@ class Guards:
     Args:
         config: which there are.
         log_folder: where their processes write logs.
+        on_cpu: run local models on the CPU, wherever the configuration puts them, to leave memory to the workers.
 
     Raises:
         BadConfig: the key of an endpoint is not set.
     """
 
-    def __init__(self, config: GuardConfig | None = None, *, log_folder: Path | None = None) -> None:
+    def __init__(
+        self, config: GuardConfig | None = None, *, log_folder: Path | None = None, on_cpu: bool = False
+    ) -> None:
+        self._on_cpu = on_cpu
         self.config = config or GuardConfig()
         self._log_folder = log_folder or Path(tempfile.gettempdir())
         self._chats: dict[str, ChatClient] = {}
@@ -146,7 +150,7 @@ class Guards:
 
     def _process(self, spec: GuardSpec) -> GuardClient:
         return GuardClient(
-            spec,
+            spec.model_copy(update={"device": "cpu"}) if self._on_cpu else spec,
             log_folder=self._log_folder,
             load_timeout_s=self.config.load_timeout_s,
             timeout_s=self.config.timeout_s,

@@ -1,4 +1,4 @@
-"""Lanes: the slots that generate, one for each GPU, or a single one on a machine without.
+"""Lanes: the slots that generate, one for each GPU or group of GPUs, or a single one on a machine without.
 
 A lane keeps its worker warm from one scenario to the next and changes it only when a scenario needs other model files,
 so scenarios should come ordered by variant. A lane is leased to one task at a time.
@@ -6,38 +6,23 @@ so scenarios should come ordered by variant. A lane is leased to one task at a t
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cosmos_core.errors import BadModel, Cancelled
+from cosmos_core.memory_mode import WORKER_SAVINGS, Saving
 from cosmos_core.protocol import AdapterFile, EncodePrompts, GenerateVideo, LoadModel
 from tasks.config import WorkerConfig
+from tasks.devices import Device, machine_devices
 from tasks.versions import AdapterVersion, ModelVersion
 from tasks.worker_client import OnEvent, WorkerClient
 
-__all__ = ["Lane", "LanePool", "WorkerPlan", "visible_gpus"]
-
-
-def visible_gpus() -> tuple[str, ...]:
-    """GPUs of this machine as `CUDA_VISIBLE_DEVICES` names them (index or UUID), without importing torch."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    if answer.returncode != 0:
-        return ()
-    return tuple(line for line in answer.stdout.split() if line.isdigit())
+__all__ = ["Lane", "LanePool", "WorkerPlan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +33,10 @@ class WorkerPlan:
     adapters: tuple[AdapterVersion, ...]
     prompts: tuple[str, ...]
     ema: bool = False
+    savings: tuple[Saving, ...] = ()
+    """The memory mode; a worker does what concerns it."""
+    num_devices: int = 1
+    """Devices that render one video together."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +44,7 @@ class Lane:
     """One slot and, while it is warm, its worker."""
 
     name: str
-    gpu: str | None
+    devices: tuple[Device, ...]
     config: WorkerConfig
     home: Path
     worker: WorkerClient | None = None
@@ -79,7 +68,8 @@ class Lane:
         worker = WorkerClient(
             self._spec(plan),
             log_folder=self.home / "logs",
-            gpu=self.gpu,
+            gpu=",".join(device.visible for device in self.devices if device.visible is not None) or None,
+            num_processes=len(self.devices),
             startup_timeout_s=self.config.startup_timeout_s,
             silence_timeout_s=self.config.silence_timeout_s,
         )
@@ -113,7 +103,7 @@ class Lane:
         self.plan = None
 
     def _spec(self, plan: WorkerPlan) -> dict[str, Any]:
-        device = "cpu" if self.gpu is None else "cuda"
+        device = "cpu" if self.devices[0].visible is None else "cuda"
         dtype = self.config.dtype if self.config.dtype != "auto" else {"cpu": "float32", "cuda": "bfloat16"}[device]
         return {
             "model": plan.model.variant.model,
@@ -139,6 +129,7 @@ class Lane:
             "text_dtype": self.config.text_dtype,
             "rope_table": self.config.rope_table,
             "quantize": self.config.quantize,
+            "savings": tuple(saving for saving in WORKER_SAVINGS if saving in plan.savings),
             "ema": plan.ema,
             "device": device,
             "dtype": dtype,
@@ -148,12 +139,18 @@ class Lane:
 
 
 class LanePool:
-    """All lanes of this run. Closing it, or leaving its `with` block, ends every worker."""
+    """All lanes of this run. Closing it, or leaving its `with` block, ends every worker.
 
-    def __init__(self, config: WorkerConfig, home: Path) -> None:
-        gpus = () if config.device == "cpu" else config.gpus or visible_gpus()
-        self._lanes = [Lane(name=f"gpu{gpu}", gpu=gpu, config=config, home=home) for gpu in gpus] or [
-            Lane(name="cpu", gpu=None, config=config, home=home)
+    Args:
+        config: how workers are run.
+        home: for logs and embeddings.
+        groups: devices that work together, by default each for itself.
+    """
+
+    def __init__(self, config: WorkerConfig, home: Path, *, groups: Sequence[tuple[Device, ...]] = ()) -> None:
+        self._lanes = [
+            Lane(name="+".join(device.name for device in group), devices=group, config=config, home=home)
+            for group in groups or [(device,) for device in machine_devices(config)]
         ]
         self._idle = list(self._lanes)
         self._waiting: deque[object] = deque()

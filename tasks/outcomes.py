@@ -55,6 +55,8 @@ def make_record(
         release=release,
         evidence=evidence,
         timings_s=timings_s or {},
+        device_s=clip.device_s if clip else None,
+        planned_device_s=clip.planned_device_s if clip else None,
         code=code_version(),
         environment=clip.environment if clip else {},
         manifest_uri=run.manifest.uri,

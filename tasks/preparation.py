@@ -12,7 +12,9 @@ from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from cosmos_core.errors import AdapterMismatch, BadModel, BadRequest, Transient
+from cosmos_core.memory_mode import Saving
 from tasks.config import RunConfig
+from tasks.devices import Device
 from tasks.job import Job
 from tasks.lanes import WorkerPlan
 from tasks.manifest import Manifest, read_manifest
@@ -26,12 +28,15 @@ __all__ = ["Shard", "load_manifest", "plan_shards", "resolve_versions"]
 
 
 class Shard(BaseModel):
-    """Jobs that one worker can serve without changing its base checkpoint, ordered by adapter."""
+    """Jobs that one worker can serve without changing its base checkpoint, ordered by adapter, placed in one way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: Variant
     jobs: tuple[Job, ...]
+    savings: tuple[Saving, ...] = ()
+    groups: tuple[tuple[Device, ...], ...]
+    """Devices that render one video together, for each video that is rendered at the same time."""
 
 
 @task(name="load-manifest", cache_policy=NO_CACHE, persist_result=False)
@@ -121,15 +126,30 @@ def _wrong_base(run: Run, scenario: Scenario) -> str | None:
     return None
 
 
-def plan_shards(jobs: Sequence[Job]) -> list[Shard]:
-    """Split jobs by what must be loaded for them."""
+def plan_shards(run: Run, jobs: Sequence[Job]) -> list[Shard]:
+    """Split jobs by what must be loaded for them, and by how many GPUs render one of them."""
     by_variant: dict[Variant, list[Job]] = {}
     for job in jobs:
         by_variant.setdefault(Variant.of(job.scenario), []).append(job)
-    return [
-        Shard(variant=variant, jobs=tuple(sorted(members, key=lambda job: [use.name for use in job.scenario.adapters])))
-        for variant, members in by_variant.items()
-    ]
+    return [shard for variant, members in by_variant.items() for shard in _place(run, variant, members)]
+
+
+def _place(run: Run, variant: Variant, jobs: Sequence[Job]) -> list[Shard]:
+    """The jobs of one variant, stage after stage of its placement."""
+    placement = run.plan.of(variant).placement_of(len(jobs))
+    if placement.problem is not None:
+        # The plan is an estimate; what does not fit will say so itself, and costs no other scenario.
+        get_run_logger().warning("%s %s; trying it with every saving", variant, placement.problem)
+        placement = run.plan.of(variant).attempt(len(jobs))
+    devices = [device for index, device in enumerate(run.devices) if index not in placement.left_out]
+    left = sorted(jobs, key=lambda job: [use.name for use in job.scenario.adapters])
+    shards = []
+    for stage in placement.stages:
+        now, left = left[: stage.num_scenarios], left[stage.num_scenarios :]
+        size = stage.group_size
+        groups = tuple(tuple(devices[n * size : (n + 1) * size]) for n in range(stage.num_groups))
+        shards.append(Shard(variant=variant, jobs=tuple(now), savings=placement.savings, groups=groups))
+    return shards
 
 
 def worker_plan(run: Run, shard: Shard) -> WorkerPlan:
@@ -145,6 +165,8 @@ def worker_plan(run: Run, shard: Shard) -> WorkerPlan:
         adapters=tuple(run.adapters[name] for name in sorted(names)),
         prompts=tuple(prompts),
         ema=run.config.checkpoints.ema,
+        savings=shard.savings,
+        num_devices=len(shard.groups[0]),
     )
 
 

@@ -150,6 +150,10 @@ class Record(_Part):
     """The last word of a person on a held clip."""
     output: Output | None = None
     timings_s: dict[str, float] = {}
+    device_s: float | None = None
+    """Time of all GPUs, or of the CPU slot, that rendered it."""
+    planned_device_s: float | None = None
+    """The same as planned before; None if it was unknown."""
     code: CodeVersion
     environment: dict[str, str] = {}
     manifest_uri: str
@@ -227,6 +231,8 @@ RESULTS_SCHEMA = pa.schema(
         pa.field("review", pa.string(), metadata={"description": "JSON of a person's review of a held clip"}),
         pa.field("reused", pa.bool_(), nullable=False, metadata={"description": "finished by an earlier run"}),
         pa.field("seconds", pa.float64(), metadata={"description": "time of the stages that made it"}),
+        pa.field("device_seconds", pa.float64(), metadata={"description": "time of the GPUs or CPU that rendered it"}),
+        pa.field("planned_device_seconds", pa.float64(), metadata={"description": "the same as planned, if known"}),
         pa.field("finished_at", pa.timestamp("us", tz="UTC")),
         pa.field("run_id", pa.string(), nullable=False),
     ],
@@ -272,6 +278,8 @@ def results_row(record: Record, store: Store, *, reused: bool, run_id: str, reco
         "review": canonical_json(record.review.model_dump(mode="json")) if record.review else None,
         "reused": reused,
         "seconds": sum(record.timings_s.values()) if record.timings_s else None,
+        "device_seconds": record.device_s,
+        "planned_device_seconds": record.planned_device_s,
         "finished_at": record.finished_at,
         "run_id": run_id,
     }

@@ -16,6 +16,7 @@ from tasks.refiner_config import (
     ModelRefinerConfig,
     NoRefinerConfig,
     TemplateRefinerConfig,
+    TransformersRefinerConfig,
 )
 from tasks.refiner_instructions import load_instructions
 from tasks.refiner_models import EndpointModel, ProcessModel, VisionModel
@@ -24,18 +25,21 @@ from tasks.template_refiner import TemplateRefiner
 __all__ = ["make_refiner"]
 
 
-def make_refiner(run: RunConfig, *, lexicon: Lexicon, home: Path) -> PromptRefiner:
+def make_refiner(run: RunConfig, *, lexicon: Lexicon, home: Path, on_cpu: bool = False) -> PromptRefiner:
     """The refiner of a run.
 
     Args:
         lexicon: what a rewriting must not add words of.
         home: answers are kept in `refined` below it.
+        on_cpu: run a local model on the CPU, wherever the configuration puts it.
 
     Raises:
         BadConfig: a file that it needs is missing or wrong, or the key of its endpoint is not in the environment.
         CheckpointMismatch: the text encoder's tokenizer is damaged.
     """
     config = run.refiner
+    if on_cpu and isinstance(config, TransformersRefinerConfig):
+        config = config.model_copy(update={"device": "cpu"})
     if isinstance(config, TemplateRefinerConfig):
         return TemplateRefiner()
     if isinstance(config, NoRefinerConfig):

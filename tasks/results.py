@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.contact_sheet import contact_sheet
+from tasks.device_time import device_time
 from tasks.records import RESULTS_NAME, Status, read_record, read_results, results_parquet, results_row
 from tasks.storage import Store
 
@@ -69,4 +70,6 @@ def _facts(store: Store, rows: Sequence[Row]) -> dict[str, str]:
     if record is not None and record.decision is not None:
         facts = {"manifest": record.manifest_uri} | facts
         facts["policy"] = f"{record.decision.policy_id} v{record.decision.policy_version}"
+    if used := device_time(rows):
+        facts["device time"] = used
     return facts

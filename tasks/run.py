@@ -9,6 +9,7 @@ from cosmos_core.hashing import sha256_json
 from cosmos_core.version import CORE_VERSION
 from tasks.audit import AuditLog
 from tasks.config import RunConfig, find_config_file
+from tasks.devices import machine_devices
 from tasks.guards import Guards
 from tasks.job import Job
 from tasks.lanes import LanePool
@@ -18,6 +19,7 @@ from tasks.policy import Policy, load_policy
 from tasks.progress import Progress
 from tasks.prompts import PromptRefiner, RefinedPrompt
 from tasks.refiners import make_refiner
+from tasks.run_plan import RunPlan, work_of
 from tasks.scenario import Scenario
 from tasks.storage import Store
 from tasks.versions import AdapterVersion, ModelVersion, Variant
@@ -40,7 +42,7 @@ class Run:
         config: RunConfig,
         manifest: Manifest,
         store: Store,
-        lanes: LanePool,
+        plan: RunPlan,
         guards: Guards,
         progress: Progress,
         home: Path,
@@ -50,14 +52,19 @@ class Run:
         self.manifest = manifest
         self.store = store
         self.audit = AuditLog(store)
-        self.lanes = lanes
+        self.plan = plan
+        self.devices = machine_devices(config.worker)
+        self.lanes: LanePool | None = None
+        """While something is generated."""
         self.guards = guards
         self.progress = progress
         self.home = home
         self.policy: Policy = load_policy(find_config_file(config.policy))
         guards.require_use(self.policy)
         self.lexicon: Lexicon = load_lexicon(find_config_file(config.lexicon))
-        self.refiner: PromptRefiner = make_refiner(config, lexicon=self.lexicon, home=home)
+        self.refiner: PromptRefiner = make_refiner(
+            config, lexicon=self.lexicon, home=home, on_cpu="refiner" in plan.savings
+        )
         self.models: dict[Variant, ModelVersion] = {}
         self.adapters: dict[str, AdapterVersion] = {}
 
@@ -67,6 +74,11 @@ class Run:
         Two scenarios may be the same job; each has a folder of its own, since each ends at a time of its own.
         """
         return self.home / "work" / f"{job.job_id[:32]}-{job.scenario.scenario_id}"
+
+    def planned_device_s(self, scenario: Scenario, num_devices: int) -> float | None:
+        """Time of the devices that render a scenario, as planned; None if it is unknown."""
+        work = work_of(scenario, self.config.worker)
+        return self.plan.of(Variant.of(scenario)).device_seconds(work, num_devices)
 
     def adapters_of(self, scenario: Scenario) -> tuple[AdapterVersion, ...]:
         """The adapter versions of one scenario, in its order."""

@@ -138,6 +138,7 @@ def generate_video(run: Run, job: Job, plan: WorkerPlan) -> GeneratedClip:
         else:
             run.progress.step(scenario.scenario_id, event.stage, event.step, event.num_steps)
 
+    assert run.lanes is not None, "there are lanes while something is generated"
     with run.lanes.lease(plan) as lane:
         run.progress.stage(scenario.scenario_id, "generate", "preparing the worker")
         lane.prepare(plan, on_event)
@@ -146,7 +147,13 @@ def generate_video(run: Run, job: Job, plan: WorkerPlan) -> GeneratedClip:
         frames_path = folder / "frames.npy"
         result = lane.generate(_request(job, frames_path), on_event)
         clip = GeneratedClip(
-            frames_path=frames_path, result=result, proof=lane.proof, environment=lane.environment, lane=lane.name
+            frames_path=frames_path,
+            result=result,
+            proof=lane.proof,
+            environment=lane.environment,
+            lane=lane.name,
+            num_devices=plan.num_devices,
+            planned_device_s=run.planned_device_s(scenario, plan.num_devices),
         )
     keep_clip(clip, folder)
     return clip
@@ -251,7 +258,7 @@ def publish(
             video_sha256=checked.facts.sha256,
         )
         output, evidence = Output(video=held.video, **checked.facts.model_dump()), held.picture_names
-    timings = (_timings(clip) if clip else {}) | ({"check": checked.seconds} if checked else {})
+    timings = (clip.timings_s if clip else {}) | ({"check": checked.seconds} if checked else {})
     record = make_record(
         run,
         job.scenario,
@@ -284,11 +291,3 @@ def _reason(decision: Decision) -> str:
         return "; ".join(decision.findings)
     missing = dict.fromkeys(name.split("/", 1)[1] for name in decision.missing_checks)
     return f"not checked: {', '.join(missing)}" if missing else ""
-
-
-def _timings(clip: GeneratedClip) -> dict[str, float]:
-    return {
-        name.removesuffix("_s"): value
-        for name, value in clip.result.items()
-        if name.endswith("_s") and name != "total_s"
-    }

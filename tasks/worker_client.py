@@ -51,6 +51,7 @@ class WorkerClient:
         *,
         log_folder: Path,
         gpu: str | None,
+        num_processes: int = 1,
         startup_timeout_s: float,
         silence_timeout_s: float,
     ) -> None:
@@ -60,6 +61,7 @@ class WorkerClient:
         self.ready: Ready | None = None
         self.log_path = log_folder / f"worker-{os.getpid()}-{time.time_ns()}.log"
         self._gpu = gpu
+        self._num_processes = num_processes
         self._startup_timeout_s = startup_timeout_s
         self._silence_timeout_s = silence_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,8 +85,14 @@ class WorkerClient:
         }
         if self._gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpu
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-        command += ["--max_restarts=0", "-m", "cosmos_core.worker", str(spec_path)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [
+            f"--nproc_per_node={self._num_processes}",
+            "--max_restarts=0",
+            "-m",
+            "cosmos_core.worker",
+            str(spec_path),
+        ]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

@@ -19,6 +19,7 @@ for _name, _value in {
     "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "CROSSROADS_HOME": str(_HOME / "crossroads"),
+    "CROSSROADS_STATE": str(_HOME / "state"),
     # Small tensors on few cores: threads that wait for each other cost more than they give.
     "OMP_NUM_THREADS": "1",
 }.items():

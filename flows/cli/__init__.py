@@ -9,6 +9,7 @@ import typer
 from cosmos_core.errors import CrossroadsError
 from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
 from flows.cli import generate as generating
+from flows.cli import plan as planning
 
 __all__ = ["app", "main"]
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generating.generate)
+app.command()(planning.plan)
 app.command()(generating.demo)
 app.command()(generating.tiny)
 app.command()(server.ui)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cosmos_core.architecture import MODELS, ModelArchitecture, model_architecture
 from cosmos_core.errors import BadVariant, CheckpointMissing
+from cosmos_core.model_size import dit_parameters, text_encoder_parameters, vae_parameters
 
 __all__ = ["app"]
 
@@ -23,10 +24,6 @@ _REVISIONS = {
     "nvidia/Cosmos-Predict2-14B-Video2World": "03b03a377fede782647afac998f674d9f358e319",
 }
 """Revisions that the reference's download script pins."""
-
-_BF16_BYTES = {"2B": 2 * 1_956_413_440, "14B": 2 * 14_265_285_632}
-_VAE_BYTES = 4 * 126_892_531
-_T5_ENCODER_BYTES = 4 * 4_864_791_552
 
 
 @app.command()
@@ -76,12 +73,16 @@ def _files(architecture: ModelArchitecture, resolution: str, fps: int, root: Pat
     pinned = f"{repository} at revision {_REVISIONS[repository]}"
     folder = root / repository
     return [
-        (folder / architecture.checkpoint_name(resolution, fps), pinned, _gigabytes(_BF16_BYTES[architecture.name])),
-        (folder / "tokenizer" / "tokenizer.pth", pinned, _gigabytes(_VAE_BYTES)),
+        (
+            folder / architecture.checkpoint_name(resolution, fps),
+            pinned,
+            _gigabytes(2 * dit_parameters(architecture.dit)),
+        ),
+        (folder / "tokenizer" / "tokenizer.pth", pinned, _gigabytes(4 * vae_parameters(architecture.vae))),
         (
             root / architecture.text_encoder,
             f"{architecture.text_encoder}: config.json, tokenizer files, pytorch_model.bin",
-            f"{_gigabytes(_T5_ENCODER_BYTES)} (encoder alone, float32)",
+            f"{_gigabytes(4 * text_encoder_parameters(architecture.text))} (encoder alone, float32)",
         ),
     ]
 

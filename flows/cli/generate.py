@@ -110,15 +110,18 @@ def run_manifest(manifest: str, output: str, *, config: str | None, input_root: 
 def _check_before_starting(manifest: str, output: str, *, config: str | None, input_root: str | None) -> None:
     """Refuse within a second or two what would be refused after the start of a server."""
     from tasks.config import find_config_file, load_config
+    from tasks.gpus import machine_gpus
     from tasks.guards import Guards
     from tasks.manifest import read_manifest
     from tasks.policy import load_policy
+    from tasks.run_plan import plan_run
     from tasks.storage import open_store
 
     settings = load_config(Path(config) if config else None)
     with Guards(settings.guards) as guards:
         guards.require_use(load_policy(find_config_file(settings.policy)))
-    read_manifest(manifest, settings.defaults, input_root=input_root)
+    read = read_manifest(manifest, settings.defaults, input_root=input_root)
+    plan_run(read, settings, machine_gpus(settings.worker))
     open_store(output)
 
 
@@ -140,6 +143,7 @@ def _wait_until_recorded(flow_run_id: UUID | None) -> None:
 
 
 def _conclude(output: str) -> int:
+    from tasks.device_time import device_time
     from tasks.records import RESULTS_NAME, read_results
     from tasks.storage import open_store
 
@@ -154,6 +158,8 @@ def _conclude(output: str) -> int:
         console.print(f"{number} published with a gap: {note}", style="yellow", highlight=False)
     counts = Counter(row["status"] for row in rows)
     console.print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    if used := device_time(rows):
+        console.print(f"Device time:   {used}", highlight=False)
     console.print(f"Contact sheet: {store.uri_of('index.html')}", highlight=False, soft_wrap=True)
     if held := sum(row["status"] == "quarantined" and not row["review"] for row in rows):
         console.print(

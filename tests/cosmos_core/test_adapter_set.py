@@ -452,7 +452,7 @@ class TestServer:
                 adapters=tuple(AdapterStrength(name=name, strength=value) for name, value in strengths.items()),
                 frames_path=str(path),
             )
-            server.generate(request, lambda *step: None, write=True)
+            server.generate(request, lambda *step: None)
             return np.load(path)
 
         files = [AdapterFile(name=name, path=str(sources[name]), sha256="") for name in ("extracted", "peft")]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cosmos_core.errors import AdapterMismatch, CheckpointMismatch
+from cosmos_core import serving
+from cosmos_core.errors import AdapterMismatch, BadConfig, CheckpointMismatch, CheckpointMissing
+from cosmos_core.memory_mode import WORKER_SAVINGS
 from cosmos_core.protocol import AdapterFile, AdapterStrength, EncodePrompts, GenerateVideo, WorkerSpec
 from cosmos_core.serving import Server
 
@@ -34,6 +37,13 @@ def spec(micro_root, tmp_path) -> WorkerSpec:
     )
 
 
+def test_a_process_without_a_gpu_of_its_own_is_refused(spec, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadConfig, match="process 2 on a machine with 2 visible GPUs"):
+        Server(spec.model_copy(update={"device": "cuda"}))
+
+
 def load(spec: WorkerSpec) -> tuple[Server, dict]:
     server = Server(spec)
     server.encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT,)), lambda *_: None)
@@ -57,7 +67,7 @@ def generate(server: Server, tmp_path, **changes) -> np.ndarray:
         "aspect_ratio": "16:9",
         "frames_path": str(tmp_path / "frames.npy"),
     }
-    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None, write=True)
+    server.generate(GenerateVideo(**(fields | changes)), lambda *_: None)
     return np.load(tmp_path / "frames.npy").astype(np.float32)
 
 
@@ -133,3 +143,55 @@ def test_frames_that_the_client_decoded_are_generated_from_like_their_picture(sp
     picture = generate(server, tmp_path)
     np.save(tmp_path / "input.npy", np.full((1, 112, 192, 3), 120, dtype=np.uint8))
     assert np.array_equal(generate(server, tmp_path, input_path=str(tmp_path / "input.npy")), picture)
+
+
+@pytest.mark.slow
+def test_savings_of_memory_change_no_pixel_beyond_rounding(spec, tmp_path, monkeypatch):
+    """With 8-bit weights for the savings that concern them; strips are made low enough to divide the micro video."""
+    monkeypatch.setattr("cosmos_core.serving.STRIP_ROWS", 10)
+    for quantize in ("none", "int8"):
+        plain, _ = load(spec.model_copy(update={"quantize": quantize}))
+        saving, _ = load(spec.model_copy(update={"quantize": quantize, "savings": WORKER_SAVINGS}))
+        assert (plain._model.vae.strip_rows, saving._model.vae.strip_rows) == (None, 10)
+        difference = np.abs(generate(plain, tmp_path, adapters=USE) - generate(saving, tmp_path, adapters=USE))
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("quantize", "savings", "expected"),
+    [
+        ("none", (), ["meta", "meta"]),
+        ("int8", ("text", "loading"), ["cpu", "cpu"]),
+        ("none", ("loading", "base", "strips"), ["meta", "meta"]),
+    ],
+)
+def test_savings_decide_where_things_are_loaded(spec, monkeypatch, quantize, savings, expected):
+    """On the meta device in place of a GPU."""
+    devices: list[str] = []
+
+    def stop(*_, device, **__):
+        devices.append(str(device))
+        raise CheckpointMissing("stop here")
+
+    monkeypatch.setattr(serving.TextEncoder, "load", stop)
+    monkeypatch.setattr(serving, "load_dit", stop)
+    server = Server(spec.model_copy(update={"quantize": quantize, "savings": savings}))
+    server.device = torch.device("meta")
+    with pytest.raises(CheckpointMissing, match="stop here"):
+        server.encode_prompts(EncodePrompts(request_id="p", prompts=(PROMPT,)), lambda *_: None)
+    with pytest.raises(CheckpointMissing, match="stop here"):
+        server.load_model(lambda part: None)
+    assert devices == expected
+
+
+@pytest.mark.gpu
+def test_savings_leave_on_the_host_what_they_say(spec, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    on_gpu = spec.model_copy(update={"device": "cuda", "dtype": "bfloat16", "quantize": "int8"})
+    peaks = []
+    for savings in ((), WORKER_SAVINGS):
+        torch.cuda.reset_peak_memory_stats()
+        load(on_gpu.model_copy(update={"savings": savings, "embedding_cache": None}))
+        peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < peaks[0]

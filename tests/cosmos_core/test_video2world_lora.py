@@ -235,7 +235,7 @@ class Strict:
 class FastServer:
     """Takes the place of the models where the pixels do not matter: noise for frames."""
 
-    def __init__(self, spec) -> None:
+    def __init__(self, spec, ranks) -> None:
         self._adapters = [adapter.name for adapter in spec.adapters]
 
     def encode_prompts(self, request, on_step):
@@ -246,10 +246,9 @@ class FastServer:
         parameters = {"total": 1, "lora": {}, "lora_ratio": 0.0}
         return {"parameters": parameters, "adapter_norms": norms, "refused_adapters": {}}
 
-    def generate(self, request, on_step, *, write):
+    def generate(self, request, on_step):
         on_step("denoise", 1, 1)
-        if write:
-            np.save(request.frames_path, np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8))
+        np.save(request.frames_path, np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8))
         return {"width": 64, "height": 64, "num_frames": 5, "fps": request.fps, "generate_s": 0.5}
 
 
@@ -364,6 +363,7 @@ class TestDocumentedCommands:
         for video in WRITTEN[name]:
             assert record(video)["video"]["sha256"] == sha256_file(Path(video))
             assert record(video)["environment"]["processes"] == num_gpus
+            assert record(video)["generation"]["layout"] == f"cfg {num_gpus} x ulysses 1"
 
 
 class TestRecord:
@@ -523,10 +523,10 @@ class TestBatch:
     def test_a_failure_on_the_way_costs_one_item(self, desk, fast, capsys, monkeypatch):
         generate = FastServer.generate
 
-        def failing(self, request, on_step, *, write):
+        def failing(self, request, on_step):
             if request.request_id == "1":
                 raise OutOfMemory("the device ran out of memory")
-            return generate(self, request, on_step, write=write)
+            return generate(self, request, on_step)
 
         monkeypatch.setattr(FastServer, "generate", failing)
         assert video2world_lora.main(flags("batch")) == 3

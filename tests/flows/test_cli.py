@@ -52,6 +52,11 @@ def test_wrong_files_are_refused_before_anything_is_started(capsys, tmp_path, ma
     assert run(capsys, "generate", str(empty), "--output", str(tmp_path / "out"))[0] == 1
     code, _, err = run(capsys, "generate", manifest, "--output", str(tmp_path / "out"), "--config", "none.yaml")
     assert (code, "no such configuration" in err) == (1, True)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "groups.yaml").write_text("worker: {device: cpu, parallelism: 'context:6'}")
+    arguments = ["generate", manifest, "--output", str(tmp_path / "out"), "--config", str(tmp_path / "groups.yaml")]
+    code, _, err = run(capsys, *arguments)
+    assert (code, "got 6, expected 1 | 2 | 3 | 4 | 5" in err) == (1, True)
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, "generate", manifest, "--output", str(tmp_path / "file" / "out"))
     assert (code, "cannot be made" in err) == (1, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cosmos_core.hashing import sha256_file
 from cosmos_core.video_file import read_video
@@ -70,6 +72,7 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert "none-such" in rows[4]["reason"]
     assert "size mismatch for blocks.0" in rows[7]["reason"]
     assert "contact sheet" in done.stdout.lower()
+    assert re.search(r"Device time: +[\d.]+ s for 2 videos, planned [\d.]+ s \([+-]\d+%\)", done.stdout)
 
     # The files are what the rows say they are.
     video = workspace.folder / "out" / "videos" / "first.mp4"
@@ -87,6 +90,9 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert record["scenario"]["seed"] == 3
     assert record["prompts"]["original"] == PROMPT
     assert record["timings_s"]["generate"] > 0
+    assert rows[1]["device_seconds"] == record["device_s"] > record["timings_s"]["generate"]
+    assert rows[1]["planned_device_seconds"] == record["planned_device_s"] > 0
+    assert "device time: " in (workspace.folder / "out" / "index.html").read_text()
     assert record["proof"]["adapter_norms"]["collision"]["mean"] > 0
     statuses = {verdict["check"]: verdict["status"] for verdict in record["decision"]["verdicts"]}
     assert statuses["video.content"] == "unavailable"
@@ -132,6 +138,29 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     ]
 
 
+def test_two_processes_render_each_video_together(workspace: Workspace) -> None:
+    """As placed by `context:2` on two CPU slots, in a memory mode; pixels are those of one process, up to rounding."""
+    config = yaml.safe_load((workspace.folder / "run.yaml").read_text())
+    rows = [{"input": "frames/a.png", "prompt": PROMPT, "scenario_id": "a", "num_steps": 1}]
+    manifest = str(workspace.write_manifest(rows))
+    frames = {}
+    for name, changes in {
+        "one": {},
+        "two": {"cpu_workers": 2, "parallelism": "context:2", "memory_mode": ["strips"]},
+    }.items():
+        config["worker"] |= changes
+        (workspace.folder / "run.yaml").write_text(yaml.safe_dump(config))
+        done = workspace.generate(manifest, name)
+        assert done.returncode == 0, done.stdout + done.stderr
+        frames[name] = read_video(workspace.folder / name / "videos" / "a.mp4").astype(int)
+    one, two = (workspace.record("a", name) for name in ("one", "two"))
+    assert (two["generation"]["layout"], two["generation"]["savings"]) == ("cfg 2 x ulysses 1", ["strips"])
+    assert (one["generation"]["layout"], one["generation"]["savings"]) == ("cfg 1 x ulysses 1", [])
+    assert two["device_s"] == pytest.approx(2 * sum(two["timings_s"][lap] for lap in ("prepare", "generate", "write")))
+    assert one["device_s"] == pytest.approx(sum(one["timings_s"][lap] for lap in ("prepare", "generate", "write")))
+    assert abs(frames["one"] - frames["two"]).max() <= 2
+
+
 def test_a_changed_scenario_is_made_again(workspace: Workspace) -> None:
     rows = [{"input": "frames/a.png", "prompt": PROMPT, "scenario_id": name, "num_steps": 1} for name in ("a", "b")]
     manifest = str(workspace.write_manifest(rows))
@@ -161,7 +190,7 @@ def test_the_json_batch_form_gives_the_same_results_table(offline_workspace: Wor
         done = workspace.generate(manifest, output)
         assert done.returncode == 3, done.stdout + done.stderr
         tables.append(workspace.results(output))
-    ignored = {"video_uri", "record_uri", "seconds", "finished_at", "run_id", "decision"}
+    ignored = {"video_uri", "record_uri", "seconds", "device_seconds", "finished_at", "run_id", "decision"}
     first, second = ([{k: v for k, v in row.items() if k not in ignored} for row in table] for table in tables)
     assert first == second
     assert [row["status"] for row in first] == ["published", "invalid"]
@@ -275,7 +304,6 @@ def test_the_deployment_runs_on_a_process_work_pool(workspace: Workspace, reposi
 
 def test_guard_models_and_a_redacted_input(offline_workspace: Workspace) -> None:
     """A classifier in its own process looks at every clip; a face in an input never reaches the model."""
-    import yaml
     from PIL import Image
 
     from tests.tasks.tiny_guards import save_classifier

@@ -295,3 +295,13 @@ def test_guards_are_part_of_a_runs_configuration():
     with pytest.raises(BadConfig, match="guards"):
         parse_config({"guards": {"content": {"kind": "magic"}}}, origin="test")
     assert "api_key" not in json.dumps(config.model_dump(mode="json"))
+
+
+def test_guard_models_can_be_kept_off_the_gpu_without_being_others(tmp_path):
+    """The hash of what is configured is part of a job's identity, and a machine's memory is not."""
+    on_gpu = {"kind": "transformers", "folder": str(tmp_path), "form": "llama_guard", "device": "cuda:1"}
+    config = GuardConfig.model_validate({"text": {"text.guard_model": on_gpu}})
+    with Guards(config) as configured, Guards(config, on_cpu=True) as moved:
+        assert configured._processes["text.guard_model"].spec.device == "cuda:1"
+        assert moved._processes["text.guard_model"].spec.device == "cpu"
+        assert moved.config.sha256 == configured.config.sha256

@@ -10,7 +10,8 @@ import pytest
 
 from cosmos_core.errors import Cancelled
 from tasks.config import WorkerConfig
-from tasks.lanes import LanePool, visible_gpus
+from tasks.devices import Device
+from tasks.lanes import LanePool
 
 
 def pool(tmp_path, gpus=()) -> LanePool:
@@ -23,13 +24,13 @@ def test_there_is_one_lane_for_each_gpu_or_one_for_the_cpu(tmp_path):
     assert len(pool(tmp_path, gpus=("0", "1", "GPU-3"))) == 3
 
 
-def test_visible_gpus_follow_the_environment(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert visible_gpus() == ("2", "5")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8e1f,MIG-77")
-    assert visible_gpus() == ("GPU-8e1f", "MIG-77")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == ()
+def test_devices_that_render_together_are_one_lane(tmp_path):
+    devices = [Device(name=f"gpu{n}", key=f"GPU-{n}", visible=f"GPU-{n}") for n in range(4)]
+    config = WorkerConfig()
+    lanes = LanePool(config, tmp_path, groups=[tuple(devices[:2]), tuple(devices[2:])])
+    assert len(lanes) == 2
+    with lanes.lease(SimpleNamespace()) as lane:
+        assert (lane.name, [device.visible for device in lane.devices]) == ("gpu0+gpu1", ["GPU-0", "GPU-1"])
 
 
 def test_a_lane_is_leased_to_one_task_at_a_time_in_order(tmp_path):

@@ -123,3 +123,12 @@ def test_an_error_crosses_as_what_it_is(tmp_path):
     said = '{"error": {"type": "BadConfig", "what": "refiner.device", "got": "cuda"}}'
     with pytest.raises(BadConfig, match=r"refiner\.device: got cuda"):
         impostor(tmp_path, f"print('''{said}''', flush=True)").ask(QUESTION)
+
+
+def test_the_refiner_can_be_kept_off_the_gpu(folder, tmp_path):
+    config = parse_config({"refiner": {"kind": "transformers", "path": str(folder)}}, origin="test")
+    lexicon = load_lexicon(find_config_file(config.lexicon))
+    for on_cpu, device in ((False, "auto"), (True, "cpu")):
+        refiner = make_refiner(config, lexicon=lexicon, home=tmp_path / "home", on_cpu=on_cpu)
+        command = refiner._model._process._command
+        assert command[command.index("--device") + 1] == device

@@ -19,9 +19,8 @@ from prefect.logging import disable_run_logger
 from cosmos_core.adapter_manifest import AdapterManifest
 from cosmos_core.errors import AdapterMismatch, BadConfig, BadRequest, CheckpointMismatch, CheckpointMissing
 from cosmos_core.hashing import sha256_bytes, sha256_file
-from tasks.config import WorkerConfig, load_config, parse_config
+from tasks.config import load_config, parse_config
 from tasks.guards import Guards
-from tasks.lanes import LanePool
 from tasks.manifest import read_manifest
 from tasks.model_files import bring_model
 from tasks.preparation import resolve_versions
@@ -31,6 +30,7 @@ from tasks.registration import GivenFacts, describe_file
 from tasks.registry import Registry, find_registry, open_registry
 from tasks.registry_documents import Kind, VersionFacts, parse_reference
 from tasks.run import Run
+from tasks.run_plan import plan_run
 from tasks.storage import Store, open_store
 from tasks.versions import AdapterVersion, FileVersion
 
@@ -444,19 +444,19 @@ class Workplace:
         } | config
         settings = parse_config(config, origin="test")
         self.runs += 1
-        with LanePool(WorkerConfig(device="cpu"), self.folder / "home") as lanes:
-            run = Run(
-                run_id=f"run-{self.runs}",
-                config=settings,
-                manifest=read_manifest(str(path), settings.defaults),
-                store=open_store(str(self.folder / "out")),
-                lanes=lanes,
-                guards=Guards(),
-                progress=Progress(),
-                home=self.folder / "home",
-            )
-            with disable_run_logger():
-                return run, resolve_versions.fn(run)
+        read = read_manifest(str(path), settings.defaults)
+        run = Run(
+            run_id=f"run-{self.runs}",
+            config=settings,
+            manifest=read,
+            store=open_store(str(self.folder / "out")),
+            plan=plan_run(read, settings, ()),
+            guards=Guards(),
+            progress=Progress(),
+            home=self.folder / "home",
+        )
+        with disable_run_logger():
+            return run, resolve_versions.fn(run)
 
     def finish(self, run: Run) -> None:
         """What a run does last."""

@@ -101,6 +101,15 @@ def results(store, *records):
     publish_results(store, rows, facts={"run": "r1"})
 
 
+def test_a_review_leaves_the_device_time_on_the_contact_sheet(store, tmp_path):
+    record = hold(store, tmp_path).model_copy(update={"device_s": 90.0, "planned_device_s": 100.0})
+    write_record(store, record)
+    results(store, record)
+    reject(store, "a", by="Kim", reason="a person is recognisable")
+    refresh_results(store)
+    assert "device time: 90.0 s for 1 video, planned 1 min 40 s" in store.read_bytes("index.html").decode()
+
+
 def table(store):
     return pq.read_table(io.BytesIO(store.read_bytes("results.parquet"))).to_pylist()
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import queue
 import socket
 import sys
@@ -25,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
+from cosmos_core.environment import describe_environment
 from cosmos_core.errors import CrossroadsError, OutOfMemory
 from cosmos_core.protocol import (
     Alive,
@@ -142,19 +141,6 @@ def _payload(error: BaseException) -> dict[str, Any]:
     return {"type": "CrossroadsError", "what": f"{type(error).__name__}: {error}", "got": None, "expected": None}
 
 
-def _environment() -> dict[str, str]:
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
-    if torch.cuda.is_available():
-        environment["gpu"] = torch.cuda.get_device_name()
-        environment["cuda"] = str(torch.version.cuda)
-    return environment
-
-
 def _broadcast(request: Request | None) -> Request:
     box = [request]
     dist.broadcast_object_list(box, src=0)
@@ -200,7 +186,7 @@ def serve(spec: WorkerSpec) -> None:
     dist.init_process_group("nccl" if spec.device == "cuda" else "gloo")
     try:
         server = Server(spec)
-        answer(Ready(pids=_pids(), device=str(server.device), environment=_environment()))
+        answer(Ready(pids=_pids(), device=str(server.device), environment=describe_environment()))
         request: Request | None = None
         while not isinstance(request, Stop):
             request = _broadcast(connection.requests.get() if connection is not None else None)

@@ -195,11 +195,12 @@ def _set_aside(run: Run, scenario: Scenario, reason: str) -> Row:
 
 def _finish(run: Run, row: Row) -> Row:
     run.progress.finish(row["scenario_id"], row["status"], row["reason"])
+    run.stages.forget(row["scenario_id"])
     return row
 
 
 def _report(run: Run, rows: list[Row]) -> State:
-    """Write the contact sheet and, last of all, the results table; name the run's end after what it holds."""
+    """Write lineage and contact sheet and, last of all, the results table; name the run's end after what it holds."""
     # A person may have reviewed a clip while others were still in work.
     rows = with_reviews(run.store, rows)
     counts = Counter(row["status"] for row in rows)
@@ -209,6 +210,7 @@ def _report(run: Run, rows: list[Row]) -> State:
         "rows": str(len(rows)),
         "policy": f"{run.policy.id} v{run.policy.version}",
     }
+    run.lineage.write()
     publish_results_artifacts(rows, output_uri=run.store.uri)
     publish_results(run.store, rows, facts=facts)
     summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

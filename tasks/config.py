@@ -106,6 +106,9 @@ class RunConfig(_Config):
     registry: str | None = None
     """Registry of checkpoints and adapters: a folder or s3:// prefix. The environment's CROSSROADS_REGISTRY goes first;
     with neither it is the folder `registry` where Crossroads runs, if there is one."""
+    lineage: str | None = None
+    """Dataset with a row for each video of many runs: a folder or s3:// prefix. The environment's CROSSROADS_LINEAGE
+    goes first; with neither it is the folder `lineage` of the run's output."""
     refiner: RefinerConfig = TemplateRefinerConfig()
     """`template`, `none`, or a mapping that describes a model (docs/prompts.md)."""
     policy: Path = Path("configs/guardrail/its-accident.yaml")

@@ -29,6 +29,8 @@ class GeneratedClip(BaseModel):
     proof: dict[str, Any]
     environment: dict[str, str]
     lane: str
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
 
 
 def finished_clip(folder: Path) -> GeneratedClip | None:

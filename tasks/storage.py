@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import fsspec
@@ -45,13 +45,21 @@ class Store:
         """Address of a name, for records and people."""
         return f"{self.uri}/{_checked(name)}"
 
+    def path_of(self, name: str) -> str:
+        """A name as the file system wants it, for libraries that read files themselves."""
+        return f"{self.root}/{_checked(name)}"
+
+    def translating(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Turn what libraries raise while they read below a name into errors of our tree."""
+        return _translated(self.uri_of(name))
+
     def publish_file(self, source: Path, name: str, *, content_type: str) -> None:
         """Make a local file appear under `name`, replacing what was there.
 
         Raises:
             StorageUnavailable: the store refused or did not answer.
         """
-        target = self._path(name)
+        target = self.path_of(name)
         with _translated(self.uri_of(name)):
             if self.is_local:
                 _copy_atomically(source, Path(target))
@@ -66,7 +74,7 @@ class Store:
 
     def publish_bytes(self, data: bytes, name: str, *, content_type: str) -> None:
         """Make some bytes appear under `name`, replacing what was there."""
-        target = self._path(name)
+        target = self.path_of(name)
         with _translated(self.uri_of(name)):
             if self.is_local:
                 _write_atomically(data, Path(target))
@@ -81,7 +89,7 @@ class Store:
             Whether `name` holds these bytes now. A writer whose first attempt got through unnoticed is told so on its
             second; two that must not both win therefore write something that is theirs alone.
         """
-        target = self._path(name)
+        target = self.path_of(name)
         with _translated(self.uri_of(name)):
             try:
                 if self.is_local:
@@ -94,7 +102,7 @@ class Store:
 
     def list(self, folder: str) -> tuple[str, ...]:
         """Names of all files below a folder, also in folders within it, sorted; none if there is no such folder."""
-        path = self._path(folder)
+        path = self.path_of(folder)
         with _translated(self.uri_of(folder)):
             if self.is_local:
                 # Not fsspec's `find`: it takes a folder for empty when a file goes while it looks.
@@ -114,16 +122,27 @@ class Store:
         temporary = _temporary(target)
         try:
             with _translated(self.uri_of(name)):
-                self.filesystem.get_file(self._path(name), str(temporary))
+                self.filesystem.get_file(self.path_of(name), str(temporary))
                 temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """What lies under `name`, to be read in pieces.
+
+        Raises:
+            FileNotFoundError: there is nothing under the name.
+            StorageUnavailable: the store did not answer.
+        """
+        with _translated(self.uri_of(name)), self.filesystem.open(self.path_of(name), "rb") as file:
+            yield file
 
     def read_bytes(self, name: str) -> bytes | None:
         """Content of a name, or None if there is nothing."""
         with _translated(self.uri_of(name)):
             try:
-                return bytes(self.filesystem.cat_file(self._path(name)))
+                return bytes(self.filesystem.cat_file(self.path_of(name)))
             except FileNotFoundError:
                 return None
 
@@ -131,17 +150,14 @@ class Store:
         """Bytes under a name, or None if there is nothing."""
         with _translated(self.uri_of(name)):
             try:
-                return int(self.filesystem.info(self._path(name))["size"])
+                return int(self.filesystem.info(self.path_of(name))["size"])
             except FileNotFoundError:
                 return None
 
     def remove(self, name: str) -> None:
         """Remove a name; nothing happens if it is not there."""
         with _translated(self.uri_of(name)), contextlib.suppress(FileNotFoundError):
-            self.filesystem.rm_file(self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{_checked(name)}"
+            self.filesystem.rm_file(self.path_of(name))
 
 
 def open_store(uri: str, *, for_writing: bool = True) -> Store:

@@ -9,6 +9,7 @@ import typer
 from cosmos_core.errors import CrossroadsError
 from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
 from flows.cli import generate as generating
+from flows.cli import lineage as tracing
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(generating.generate)
 app.command()(generating.demo)
 app.command()(generating.tiny)
+app.command()(tracing.lineage)
 app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrail decisions.")

@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from cosmos_core.errors import BadRequest
+from flows.lineage_hooks import tell_aborted, tell_complete, tell_failed, tell_started
 from tasks.artifacts import ProgressArtifact, publish_results_artifacts
 from tasks.config import load_config
 from tasks.guards import Guards
@@ -51,6 +52,11 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),  # type: ignore[arg-type]
     persist_result=False,
+    on_running=[tell_started],
+    on_completion=[tell_complete],
+    on_failure=[tell_failed],
+    on_crashed=[tell_failed],
+    on_cancellation=[tell_aborted],
 )
 def generate_scenarios(manifest: str, output: str, config: str | None = None, input_root: str | None = None) -> State:
     """Generate, check and publish every scenario of a manifest.

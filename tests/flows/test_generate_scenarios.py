@@ -247,10 +247,15 @@ def test_inputs_and_results_on_s3(workspace: Workspace, bucket: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.split("/", 2)[2] for path in filesystem.find(f"{bucket}/out")}
     [lineage] = [name for name in names if name.startswith("lineage/rows/run_id=")]
+    [events] = [name for name in names if name.startswith("openlineage/")]
+    told = [json.loads(line) for line in filesystem.cat_file(f"{bucket}/out/{events}").splitlines()]
+    assert [event["eventType"] for event in told] == ["START", "COMPLETE"]
+    assert {data["name"].split("/")[0] for data in told[1]["inputs"]} == {"in", "base", "vae", "text_encoder"}
     assert names == {
         "audit/000000001.parquet",
         "index.html",
         lineage,
+        events,
         "results.parquet",
         "records/remote.json",
         "thumbnails/remote.jpg",

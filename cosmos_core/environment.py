@@ -20,6 +20,7 @@ def describe_environment() -> dict[str, str]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
         "host": socket.gethostname(),
     }
     if torch.cuda.is_available():

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cosmos_core.errors import BadConfig
 from tasks.guard_config import GuardConfig
+from tasks.manifest_source import without_credentials
 from tasks.refiner_config import RefinerConfig, TemplateRefinerConfig
 from tasks.scenario import ScenarioDefaults
 
@@ -123,6 +124,14 @@ class RunConfig(_Config):
     input_size_limit_mib: int = Field(default=512, ge=1)
     """Largest input file that is fetched."""
 
+    @field_validator("registry", "lineage")
+    @classmethod
+    def _carries_no_credentials(cls, value: str | None) -> str | None:
+        # The whole configuration is recorded with every video.
+        if value is not None and without_credentials(value) != value:
+            raise ValueError("an address without credentials; put them into the environment")
+        return value
+
 
 def find_config_file(path: Path) -> Path:
     """A configuration file as given, or as shipped beside the packages.
@@ -168,5 +177,7 @@ def parse_config(content: dict[str, Any], *, origin: str) -> RunConfig:
             ", ".join(RunConfig.model_fields) if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else None
         )
         raise BadConfig(
-            f"{origin}: field {field}", got=repr(first["input"])[:100], expected=known or first["msg"]
+            f"{origin}: field {field}",
+            got=without_credentials(repr(first["input"]))[:100],
+            expected=known or first["msg"],
         ) from error

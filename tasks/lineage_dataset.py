@@ -31,7 +31,7 @@ from tasks.storage import Store, open_store
 
 _T = TypeVar("_T")
 
-__all__ = ["LineageDataset", "Part", "find_lineage", "open_lineage"]
+__all__ = ["LineageDataset", "Part", "find_lineage", "lineage_of", "open_lineage"]
 
 _FOLDER = "rows"
 _MERGED = f"{_FOLDER}/merged"
@@ -66,6 +66,16 @@ def open_lineage(place: str, *, create: bool = False) -> LineageDataset:
     if store.is_local and not Path(store.root).is_dir():
         raise BadConfig("there is no lineage dataset", got=place, fix="A run makes one; name it with --lineage")
     return LineageDataset(store)
+
+
+def lineage_of(output: Store, configured: str | None) -> LineageDataset:
+    """The dataset that a run writes to.
+
+    Raises:
+        BadConfig: the one that is named cannot be written to.
+    """
+    named = find_lineage(configured=configured)
+    return open_lineage(named, create=True) if named else LineageDataset(output.below("lineage"))
 
 
 @dataclass(frozen=True, slots=True)

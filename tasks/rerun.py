@@ -20,6 +20,7 @@ from cosmos_core.errors import AdapterMismatch, BadInput, BadRequest, Checkpoint
 from cosmos_core.hashing import sha256_file, sha256_json
 from tasks.config import AdapterConfig, RunConfig, find_config_file, parse_config
 from tasks.file_versions import FileVersion
+from tasks.input_files import fetch_input
 from tasks.job_identity import job_identity
 from tasks.lexicon import load_lexicon
 from tasks.model_files import bring_model
@@ -28,7 +29,6 @@ from tasks.records import Record
 from tasks.refiner_config import NoRefinerConfig
 from tasks.registry import find_registry, open_registry
 from tasks.scenario import GENERATION_FIELDS, ScenarioDefaults
-from tasks.storage import fetch_input
 from tasks.versions import AdapterVersion, ModelVersion, resolve_adapter, resolve_model
 
 __all__ = ["Rerun", "identity_changes", "prepare_rerun"]

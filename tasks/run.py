@@ -14,7 +14,7 @@ from tasks.job import Job
 from tasks.job_identity import job_identity
 from tasks.lanes import LanePool
 from tasks.lexicon import Lexicon, load_lexicon
-from tasks.lineage_dataset import find_lineage, open_lineage
+from tasks.lineage_dataset import lineage_of
 from tasks.lineage_rows import LineageRows
 from tasks.manifest import Manifest
 from tasks.policy import Policy, load_policy
@@ -65,9 +65,7 @@ class Run:
         self.models: dict[Variant, ModelVersion] = {}
         self.adapters: dict[str, AdapterVersion] = {}
         self.stages = StageRuns()
-        place = find_lineage(configured=config.lineage, output=store.uri)
-        assert place is not None, "every output has a place of its own"
-        self.lineage = LineageRows(open_lineage(place, create=True), store)
+        self.lineage = LineageRows(lineage_of(store, config.lineage), store)
 
     def work_folder(self, job: Job) -> Path:
         """Where the unfinished work of one job lies on this machine.

@@ -22,6 +22,7 @@ from cosmos_core.video_file import probe_input
 from tasks.audit import decision_entries
 from tasks.checking import CheckedClip, check_clip, check_conditioning, check_prompts
 from tasks.generation import GeneratedClip, finished_clip, forget_clip, keep_clip
+from tasks.input_files import fetch_input as fetch
 from tasks.job import FetchedInput, Job
 from tasks.lanes import WorkerPlan
 from tasks.outcomes import make_record
@@ -41,7 +42,6 @@ from tasks.release import issue_release, release_key
 from tasks.run import Run
 from tasks.scenario import Scenario
 from tasks.stage_runs import staged
-from tasks.storage import fetch_input as fetch
 from tasks.verdicts import Decision
 
 __all__ = ["check_input", "check_video", "fetch_input", "generate_video", "publish", "refine_prompt"]

@@ -24,6 +24,7 @@ from cosmos_core.hashing import sha256_bytes
 from tasks.code_version import code_version, package_versions
 from tasks.config import load_config
 from tasks.file_versions import FileVersion
+from tasks.lineage_compaction import compact
 from tasks.lineage_dataset import LineageDataset, open_lineage
 from tasks.lineage_query import derived_versions, find_runs, find_versions, rows_of, videos_of
 from tasks.lineage_schema import lineage_row
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     report["written_s"] = round(time.monotonic() - started, 1)
     if arguments.compact:
         started = time.monotonic()
-        report["merged"] = dataset.compact()
+        report["merged"] = compact(dataset)
         report["merged_s"] = round(time.monotonic() - started, 1)
     report["files"], report["rows"] = dataset.ask(lambda parts: (len(parts), sum(part.num_rows for part in parts)))
     for name, ask in _questions(arguments.runs).items():

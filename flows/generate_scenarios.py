@@ -216,7 +216,7 @@ def _report(run: Run, rows: list[Row]) -> State:
         "rows": str(len(rows)),
         "policy": f"{run.policy.id} v{run.policy.version}",
     }
-    run.lineage.write()
+    run.lineage.finish()
     publish_results_artifacts(rows, output_uri=run.store.uri)
     publish_results(run.store, rows, facts=facts)
     summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

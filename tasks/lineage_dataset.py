@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,16 +30,23 @@ from tasks.storage import Store, open_store
 
 _T = TypeVar("_T")
 
-__all__ = ["LineageDataset", "Part", "find_lineage", "lineage_of", "open_lineage"]
+__all__ = [
+    "CONTENT_TYPE",
+    "MERGED",
+    "LineageDataset",
+    "Part",
+    "catalog_schema",
+    "find_lineage",
+    "lineage_of",
+    "open_lineage",
+]
 
 _FOLDER = "rows"
-_MERGED = f"{_FOLDER}/merged"
+MERGED = f"{_FOLDER}/merged"
 _CATALOG = b"crossroads.lineage.catalog"
 _VERSION = b"crossroads.lineage.version"
-_CONTENT_TYPE = "application/vnd.apache.parquet"
+CONTENT_TYPE = "application/vnd.apache.parquet"
 _MAX_ROUNDS = 5
-_ROWS_PER_FILE = 250_000
-_ROWS_PER_GROUP = 25_000
 _READAHEAD = {"batch_readahead": 4, "fragment_readahead": 4}
 _READERS = 32
 """Footers that are read at once: over a network this is what the time goes into."""
@@ -118,9 +124,9 @@ class LineageDataset:
             table = pa.Table.from_pylist(members, schema=LINEAGE_SCHEMA)
             versions = [version for row in members for version in row["versions"]]
             sink = pa.BufferOutputStream()
-            with pq.ParquetWriter(sink, _with_catalog((run_id,), versions), compression="zstd") as writer:
+            with pq.ParquetWriter(sink, catalog_schema((run_id,), versions), compression="zstd") as writer:
                 writer.write_table(table)
-            self.store.publish_bytes(bytes(sink.getvalue()), name, content_type=_CONTENT_TYPE)
+            self.store.publish_bytes(bytes(sink.getvalue()), name, content_type=CONTENT_TYPE)
 
     def ask(self, question: Callable[[Sequence[Part]], _T], *, run_id: str | None = None) -> _T:
         """The answer to a question about the files, asked again if a compaction removes one of them meanwhile.
@@ -131,14 +137,15 @@ class LineageDataset:
         """
         for _ in range(_MAX_ROUNDS):
             try:
-                parts = self._parts(self._names(run_id))
+                parts = self._parts(self.names(run_id))
                 return question([part for part in parts if run_id is None or run_id in part.runs])
             except FileNotFoundError:
                 continue
         raise StorageUnavailable(f"the files of {self.uri} change too fast", got=f"{_MAX_ROUNDS} attempts")
 
-    def _names(self, run_id: str | None = None) -> tuple[str, ...]:
-        folders = (_FOLDER,) if run_id is None else (f"{_FOLDER}/run_id={run_id}", _MERGED)
+    def names(self, run_id: str | None = None) -> tuple[str, ...]:
+        """Names of the files, or of those that may hold rows of one run."""
+        folders = (_FOLDER,) if run_id is None else (f"{_FOLDER}/run_id={run_id}", MERGED)
         return tuple(name for folder in folders for name in self.store.list(folder) if name.endswith(".parquet"))
 
     def _parts(self, names: Sequence[str]) -> list[Part]:
@@ -160,42 +167,6 @@ class LineageDataset:
         """Some columns of some files as one table."""
         fields = pa.schema([LINEAGE_SCHEMA.field(name) for name in columns])
         return pa.Table.from_batches(self.batches(parts, columns, where=where), schema=fields)
-
-    def compact(self, *, rows_per_file: int = _ROWS_PER_FILE) -> tuple[int, int]:
-        """Merge small files into few large ones; rows stay the same. May run while others read and write.
-
-        Returns:
-            How many files were merged, and into how many.
-
-        Raises:
-            StorageUnavailable: the store refused or did not answer; running it again goes on.
-        """
-        return self.ask(lambda parts: self._compact(parts, rows_per_file))
-
-    def _compact(self, parts: Sequence[Part], rows_per_file: int) -> tuple[int, int]:
-        small = [part for part in parts if part.num_rows < rows_per_file // 2]
-        groups = [group for group in _grouped(small, rows_per_file) if len(group) > 1]
-        for group in groups:
-            self._merge(group)
-            for part in group:
-                self.store.remove(part.name)
-        return sum(len(group) for group in groups), len(groups)
-
-    def _merge(self, parts: Sequence[Part]) -> None:
-        name = f"{_MERGED}/{sha256_json([part.name for part in parts])[:24]}.parquet"
-        schema = _with_catalog(
-            (run for part in parts for run in part.runs), (version for part in parts for version in part.versions)
-        )
-        with tempfile.TemporaryDirectory(prefix="crossroads-lineage-") as folder:
-            path = Path(folder) / "merged.parquet"
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for table in _tables((self._rows(part) for part in parts), _ROWS_PER_GROUP):
-                    writer.write_table(table)
-            self.store.publish_file(path, name, content_type=_CONTENT_TYPE)
-
-    def _rows(self, part: Part) -> pa.Table:
-        with self.store.open(part.name) as file:
-            return pq.read_table(file, schema=LINEAGE_SCHEMA)
 
     def _filesystem(self) -> Any:
         return pyarrow.fs.LocalFileSystem() if self.store.is_local else self.store.filesystem
@@ -220,30 +191,8 @@ class LineageDataset:
                     versions=tuple(catalog["versions"]))  # fmt: skip
 
 
-def _with_catalog(runs: Iterable[str], versions: Iterable[dict[str, Any]]) -> pa.Schema:
+def catalog_schema(runs: Iterable[str], versions: Iterable[dict[str, Any]]) -> pa.Schema:
     """The schema with the runs and distinct versions of a file in its metadata."""
     distinct = {json.dumps(fact): fact for fact in (version | {"strength": None} for version in versions)}
     catalog = json.dumps({"runs": list(dict.fromkeys(runs)), "versions": list(distinct.values())})
     return LINEAGE_SCHEMA.with_metadata({**LINEAGE_SCHEMA.metadata, _CATALOG: catalog.encode()})
-
-
-def _grouped(parts: Sequence[Part], num_rows: int) -> list[list[Part]]:
-    """Parts in the order of their runs, in groups of at most so many rows; a larger part is a group of its own."""
-    groups: list[list[Part]] = [[]]
-    for part in sorted(parts, key=lambda part: (part.runs, part.name)):
-        if groups[-1] and sum(other.num_rows for other in groups[-1]) + part.num_rows > num_rows:
-            groups.append([])
-        groups[-1].append(part)
-    return groups
-
-
-def _tables(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """Tables put together into ones of about so many rows."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(len(other) for other in waiting) >= num_rows:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)

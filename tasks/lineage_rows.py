@@ -6,12 +6,15 @@ over the same output, or by `collect_lineage`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from datetime import datetime
 
 import pyarrow.dataset as ds
 
+from cosmos_core.errors import StorageUnavailable
+from tasks.lineage_compaction import compact_when_many
 from tasks.lineage_dataset import LineageDataset, Part
 from tasks.lineage_schema import lineage_row
 from tasks.records import Record, read_record
@@ -20,6 +23,7 @@ from tasks.storage import Store
 __all__ = ["LineageRows", "collect_lineage"]
 
 _ROWS_PER_FILE = 1000
+_log = logging.getLogger(__name__)
 
 
 class LineageRows:
@@ -63,6 +67,18 @@ class LineageRows:
             written = self._written[record.run_id].get(record.scenario_id)
         if written is None or written < record.finished_at:
             self.add(record)
+
+    def finish(self) -> None:
+        """Write what is waiting, and tidy up the dataset if it has become many small files.
+
+        Raises:
+            StorageUnavailable: the rows could not be written; tidying up may fail, another run does it.
+        """
+        self.write()
+        try:
+            compact_when_many(self.dataset)
+        except StorageUnavailable as error:
+            _log.warning("the lineage dataset was not compacted: %s", error)
 
     def write(self) -> None:
         """Write what is waiting.

@@ -62,7 +62,9 @@ def lineage(
         number = collect_lineage(open_lineage(named, create=True), open_store(collect, for_writing=False))
         typer.echo(f"{number} records of {collect} are in {named}")
     else:
-        merged, into = open_lineage(named).compact()
+        from tasks.lineage_compaction import compact as merge
+
+        merged, into = merge(open_lineage(named))
         typer.echo(f"{merged} files merged into {into}" if merged else "nothing to merge")
 
 

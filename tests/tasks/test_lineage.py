@@ -10,7 +10,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from cosmos_core.errors import BadConfig, BadRequest
+from cosmos_core.errors import BadConfig, BadRequest, StorageUnavailable
+from tasks.lineage_compaction import compact
 from tasks.lineage_dataset import LineageDataset, find_lineage, open_lineage
 from tasks.lineage_query import derived_versions, find_runs, find_versions, rows_of, videos_of
 from tasks.lineage_rows import LineageRows, collect_lineage
@@ -182,26 +183,62 @@ def test_compaction_keeps_every_row_and_every_answer(dataset, store):
         add(dataset, store, made("a", run=f"run-{number}", adapters=["its"] if number % 2 else [], hour=number))
     before = every_row(dataset)
     found = dataset.ask(lambda parts: videos_of(dataset, parts, [digest("its")]))
-    assert dataset.compact(rows_per_file=4) == (7, 2)
+    assert compact(dataset, rows_per_file=4) == (7, 2)
     assert len(dataset.store.list("rows")) == 2
     assert every_row(dataset) == before
     assert dataset.ask(lambda parts: videos_of(dataset, parts, [digest("its")])).equals(found)
     assert dataset.ask(lambda parts: len(parts), run_id="run-3") == 1
-    assert dataset.compact(rows_per_file=4) == (0, 0)
+    assert compact(dataset, rows_per_file=4) == (0, 0)
 
 
 def test_a_compaction_that_was_cut_short_doubles_nothing(dataset, store, monkeypatch):
     add(dataset, store, made("a"), made("b", run="run-2"))
     before = every_row(dataset)
     monkeypatch.setattr(type(store), "remove", lambda self, name: None)
-    dataset.compact()
+    compact(dataset)
     assert len(dataset.store.list("rows")) == 3
     assert every_row(dataset) == before
     assert len(dataset.ask(lambda parts: videos_of(dataset, parts, [digest("vae")]))) == 2
     monkeypatch.undo()
-    dataset.compact()
-    assert len(dataset.store.list("rows")) == 1
+    compact(dataset)
+    [name] = dataset.store.list("rows")
     assert every_row(dataset) == before
+    assert pq.ParquetFile(pa.BufferReader(dataset.store.read_bytes(name))).metadata.num_rows == 2
+
+
+def test_compaction_keeps_the_last_row_of_a_scenario(dataset, store):
+    add(dataset, store, made("a", status=Status.QUARANTINED), made("b"))
+    add(dataset, store, made("a", hour=2), made("c"))
+    add(dataset, store, made("a", status=Status.BLOCKED, hour=1))
+    before = every_row(dataset)
+    assert [(row["scenario_id"], row["status"]) for row in before] == [
+        ("b", "published"), ("c", "published"), ("a", "published"),
+    ]  # fmt: skip
+    compact(dataset)
+    assert every_row(dataset) == before
+    [part] = dataset.ask(list)
+    assert part.num_rows == 3
+
+
+def test_a_run_tidies_up_when_there_are_many_files(dataset, store, monkeypatch, caplog):
+    monkeypatch.setattr("tasks.lineage_compaction._MANY_FILES", 2)
+    for number in range(3):
+        rows = LineageRows(dataset, store)
+        rows.add(made("a", run=f"run-{number}"))
+        assert len(dataset.store.list("rows")) == number
+        rows.finish()
+    [name] = dataset.store.list("rows")
+    assert name.startswith("rows/merged/")
+    assert len(every_row(dataset)) == 3
+
+    def fail(dataset):
+        raise StorageUnavailable("the bucket did not answer")
+
+    monkeypatch.setattr("tasks.lineage_rows.compact_when_many", fail)
+    rows.add(made("b"))
+    rows.finish()
+    assert len(every_row(dataset)) == 4
+    assert "was not compacted: the bucket did not answer" in caplog.text
 
 
 def test_a_question_is_asked_again_when_a_file_goes_meanwhile(dataset, store):
@@ -211,7 +248,7 @@ def test_a_question_is_asked_again_when_a_file_goes_meanwhile(dataset, store):
     def question(parts):
         asked.append(len(parts))
         if len(asked) == 1:
-            dataset.compact()
+            compact(dataset)
         return len(dataset.table(parts, ["scenario_id"]))
 
     assert dataset.ask(question) == 2

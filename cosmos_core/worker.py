@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import queue
 import socket
 import sys
@@ -28,10 +27,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel
 
+from cosmos_core.environment import describe_environment
 from cosmos_core.errors import CrossroadsError, OutOfMemory
 from cosmos_core.protocol import (
     Alive,
@@ -145,19 +144,6 @@ def _payload(error: BaseException) -> dict[str, Any]:
     return {"type": "CrossroadsError", "what": f"{type(error).__name__}: {error}", "got": None, "expected": None}
 
 
-def _environment() -> dict[str, str]:
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
-    if torch.cuda.is_available():
-        environment["gpu"] = torch.cuda.get_device_name()
-        environment["cuda"] = str(torch.version.cuda)
-    return environment
-
-
 def _handle(server: Server, request: Request, answer: Answer) -> None:
     started = time.monotonic()
 
@@ -204,7 +190,7 @@ def serve(spec: WorkerSpec) -> None:
                 say(error)
                 raise
             pids = tuple(ranks.gather(os.getpid()))
-            answer(Ready(pids=pids, device=str(server.device), environment=_environment()))
+            answer(Ready(pids=pids, device=str(server.device), environment=describe_environment()))
             request: Request | None = None
             while not isinstance(request, Stop):
                 request = ranks.first(lambda: _next(connection))

@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from cosmos_core.errors import BadRequest
+from flows.lineage_hooks import tell_aborted, tell_complete, tell_failed, tell_started
 from tasks.artifacts import ProgressArtifact, publish_results_artifacts
 from tasks.config import load_config
 from tasks.device_time import device_time
@@ -54,6 +55,11 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),  # type: ignore[arg-type]
     persist_result=False,
+    on_running=[tell_started],
+    on_completion=[tell_complete],
+    on_failure=[tell_failed],
+    on_crashed=[tell_failed],
+    on_cancellation=[tell_aborted],
 )
 def generate_scenarios(manifest: str, output: str, config: str | None = None, input_root: str | None = None) -> State:
     """Generate, check and publish every scenario of a manifest.
@@ -205,11 +211,12 @@ def _set_aside(run: Run, scenario: Scenario, reason: str) -> Row:
 
 def _finish(run: Run, row: Row) -> Row:
     run.progress.finish(row["scenario_id"], row["status"], row["reason"])
+    run.stages.forget(row["scenario_id"])
     return row
 
 
 def _report(run: Run, rows: list[Row]) -> State:
-    """Write the contact sheet and, last of all, the results table; name the run's end after what it holds."""
+    """Write lineage and contact sheet and, last of all, the results table; name the run's end after what it holds."""
     # A person may have reviewed a clip while others were still in work.
     rows = with_reviews(run.store, rows)
     counts = Counter(row["status"] for row in rows)
@@ -222,6 +229,7 @@ def _report(run: Run, rows: list[Row]) -> State:
     if used := device_time(rows):
         facts["device time"] = used
         get_run_logger().info("device time: %s", used)
+    run.lineage.finish()
     publish_results_artifacts(rows, output_uri=run.store.uri)
     publish_results(run.store, rows, facts=facts)
     summary = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cosmos_core.errors import BadConfig
 from cosmos_core.memory_mode import Saving
 from tasks.guard_config import GuardConfig
+from tasks.manifest_source import without_credentials
 from tasks.refiner_config import RefinerConfig, TemplateRefinerConfig
 from tasks.scenario import ScenarioDefaults
 
@@ -117,6 +118,9 @@ class RunConfig(_Config):
     registry: str | None = None
     """Registry of checkpoints and adapters: a folder or s3:// prefix. The environment's CROSSROADS_REGISTRY goes first;
     with neither it is the folder `registry` where Crossroads runs, if there is one."""
+    lineage: str | None = None
+    """Dataset with a row for each video of many runs: a folder or s3:// prefix. The environment's CROSSROADS_LINEAGE
+    goes first; with neither it is the folder `lineage` of the run's output."""
     refiner: RefinerConfig = TemplateRefinerConfig()
     """`template`, `none`, or a mapping that describes a model (docs/prompts.md)."""
     policy: Path = Path("configs/guardrail/its-accident.yaml")
@@ -130,6 +134,14 @@ class RunConfig(_Config):
     """Hosts that http(s) inputs may come from. None by default: a manifest must not make this machine call others."""
     input_size_limit_mib: int = Field(default=512, ge=1)
     """Largest input file that is fetched."""
+
+    @field_validator("registry", "lineage")
+    @classmethod
+    def _carries_no_credentials(cls, value: str | None) -> str | None:
+        # The whole configuration is recorded with every video.
+        if value is not None and without_credentials(value) != value:
+            raise ValueError("an address without credentials; put them into the environment")
+        return value
 
 
 def find_config_file(path: Path) -> Path:
@@ -176,5 +188,7 @@ def parse_config(content: dict[str, Any], *, origin: str) -> RunConfig:
             ", ".join(RunConfig.model_fields) if first["type"] == "extra_forbidden" and len(first["loc"]) == 1 else None
         )
         raise BadConfig(
-            f"{origin}: field {field}", got=repr(first["input"])[:100], expected=known or first["msg"]
+            f"{origin}: field {field}",
+            got=without_credentials(repr(first["input"]))[:100],
+            expected=known or first["msg"],
         ) from error

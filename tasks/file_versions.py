@@ -25,6 +25,8 @@ class FileVersion(BaseModel):
     """How the configuration asked for it, if it came from the registry: `its-base@production`."""
     version: str | None = None
     """What that meant when the run began: `its-base:v3`."""
+    parent_sha256: str | None = None
+    """What it was trained from, if the registry knows."""
 
 
 def hash_path(path: Path, cache: Path) -> FileVersion:

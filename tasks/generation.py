@@ -33,6 +33,8 @@ class GeneratedClip(BaseModel):
     """Devices that rendered it together."""
     planned_device_s: float | None = None
     """Time of these devices as planned; None if that was unknown."""
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
 
     @property
     def timings_s(self) -> dict[str, float]:

@@ -85,6 +85,9 @@ def _remote(uri: str, scheme: str) -> str:
             expected="an address without them",
             fix="Put them into the environment: whatever a manifest says is recorded",
         )
+    # `::` chains file systems in fsspec addresses: what follows could be any file of this machine.
+    if "::" in uri:
+        raise BadScenario("this address names several places", got=uri, expected=f"{scheme}://.../file")
     parts = urlsplit(uri)
     if not parts.netloc or not parts.path.strip("/") or uri.endswith("/"):
         raise BadScenario("this address names no file", got=uri, expected=f"{scheme}://.../file")

@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from cosmos_core.errors import BadManifest, StorageUnavailable
+from cosmos_core.errors import BadConfig, BadManifest, StorageUnavailable
+from tasks.storage_credentials import s3_options
 
 __all__ = ["local_path", "read_source", "scheme_of", "without_credentials"]
 
@@ -21,6 +22,11 @@ _CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 _CREDENTIALS_FIX = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CREDENTIALS = re.compile(r"://[^/?#@\s]*@")
+_SIGNATURE = re.compile(
+    r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid|signature"
+    r"|sig|access_token|token|api_key|apikey)=)(?!\*)[^&#\s]+"
+)
+"""What a signed address carries: whoever has it may read the file."""
 
 
 def scheme_of(uri: str) -> str:
@@ -30,8 +36,8 @@ def scheme_of(uri: str) -> str:
 
 
 def without_credentials(value: str) -> str:
-    """Text with any `user:password@` of an address masked, fit for logs and records."""
-    return _CREDENTIALS.sub("://***@", value)
+    """Text with any `user:password@` and any signature of an address masked, fit for logs and records."""
+    return _SIGNATURE.sub(r"\1***", _CREDENTIALS.sub("://***@", value))
 
 
 def local_path(uri: str) -> Path | None:
@@ -87,11 +93,12 @@ def _read_local(path: Path) -> bytes:
 
 def _read_remote(uri: str) -> bytes:
     try:
-        files, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        options = s3_options() if scheme_of(uri) == "s3" else {}
+        files, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
         _check_size(files.info(path).get("size"), uri)
         content: bytes = files.cat_file(path)
         return content
-    except BadManifest:
+    except (BadManifest, BadConfig):
         raise
     except FileNotFoundError as error:
         raise BadManifest("manifest not found", got=uri, fix="Check bucket and key") from error

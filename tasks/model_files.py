@@ -43,7 +43,8 @@ def bring_model(version: RegisteredVersion, reference: str, *, home: Path) -> Fi
         )
     file = hash_path(path, home / "hashes")
     _require_content(version, file.sha256)
-    return file.model_copy(update={"reference": reference, "version": version.id})
+    known = {"reference": reference, "version": version.id, "parent_sha256": version.parent_sha256}
+    return file.model_copy(update=known)
 
 
 def fetch_model(location: str, folder: Path, *, version: RegisteredVersion | None = None) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cosmos_core.errors import CrossroadsError
 from tasks.audit import AuditMark
-from tasks.code_version import code_version
+from tasks.code_version import code_version, package_versions
 from tasks.generation import GeneratedClip
 from tasks.job import Job
 from tasks.records import Output, Record, Status, read_record, results_row, write_record
@@ -41,12 +41,17 @@ def make_record(
         status=status,
         reason=reason,
         job_id=job.job_id if job else None,
+        identity=run.identity(scenario, input_sha256=job.input.sha256, prompt=job.prompts.refined) if job else {},
         scenario=scenario,
+        config=run.config.model_dump(mode="json"),
         input_sha256=job.input.sha256 if job else None,
         redacted_input_sha256=job.redacted_input_sha256 if job else None,
         prompts=job.prompts if job else None,
         model=run.models.get(Variant.of(scenario)),
         adapters=run.adapters_of(scenario) if all(use.name in run.adapters for use in scenario.adapters) else (),
+        generated_by={"lane": clip.lane, "flow_run_id": clip.flow_run_id, "task_run_id": clip.task_run_id}
+        if clip
+        else {},
         generation={k: v for k, v in clip.result.items() if not k.endswith("_s")} if clip else {},
         proof=clip.proof if clip else {},
         decision=decision,
@@ -57,11 +62,14 @@ def make_record(
         timings_s=timings_s or {},
         device_s=clip.device_s if clip else None,
         planned_device_s=clip.planned_device_s if clip else None,
+        stages=run.stages.of(scenario.scenario_id),
         code=code_version(),
+        packages=package_versions(),
         environment=clip.environment if clip else {},
         manifest_uri=run.manifest.uri,
         manifest_sha256=run.manifest.sha256,
         run_id=run.run_id,
+        lineage=run.lineage.dataset.uri if status.is_final else None,
         finished_at=datetime.now(UTC),
     )
 
@@ -76,6 +84,7 @@ def finished_row(run: Run, job: Job) -> dict[str, Any] | None:
         return None
     if record.output is not None and run.store.size(record.output.video) != record.output.num_bytes:
         return None
+    run.lineage.add_missing(record)
     # What does not touch the pixels (labels, output name, row) follows the manifest of today.
     return results_row(record.model_copy(update={"scenario": job.scenario}), run.store, reused=True, run_id=run.run_id)
 

@@ -21,6 +21,7 @@ from tasks.audit import AuditMark
 from tasks.quarantine import quarantine_name
 from tasks.release import ReleaseToken
 from tasks.scenario import Scenario
+from tasks.stage_runs import StageRun
 from tasks.storage import Store
 from tasks.verdicts import Decision
 from tasks.versions import AdapterVersion, ModelVersion
@@ -43,7 +44,7 @@ __all__ = [
     "write_record",
 ]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 RESULTS_NAME = "results.parquet"
 
 
@@ -128,13 +129,19 @@ class Record(_Part):
     reason: str
     job_id: str | None
     """Hash of all that determines the published pixels; equal ids mean that nothing needs to be done again."""
+    identity: dict[str, Any] = {}
+    """What `job_id` is the hash of."""
     scenario: Scenario
+    config: dict[str, Any] = {}
+    """The run configuration, complete."""
     input_sha256: str | None = None
     redacted_input_sha256: str | None = None
     """Of the frames that were generated from instead of the input, because something in it had to be covered."""
     prompts: Prompts | None = None
     model: ModelVersion | None = None
     adapters: tuple[AdapterVersion, ...] = ()
+    generated_by: dict[str, str | None] = {}
+    """Lane, flow run and task run that generated the frames; of an earlier run where this one only went on."""
     generation: dict[str, Any] = {}
     """What the worker said of this clip: sizes, prompt tokens, whether the prompt was cut."""
     proof: dict[str, Any] = {}
@@ -154,11 +161,19 @@ class Record(_Part):
     """Time of all GPUs, or of the CPU slot, that rendered it."""
     planned_device_s: float | None = None
     """The same as planned before; None if it was unknown."""
+    stages: dict[str, StageRun] = {}
+    """The Prefect task run of each stage, by the stage's name."""
     code: CodeVersion
+    packages: dict[str, str] = {}
+    """Versions of the libraries that were installed, and of ffmpeg."""
     environment: dict[str, str] = {}
+    """Of the worker that generated: interpreter, torch, device, driver, GPU."""
     manifest_uri: str
     manifest_sha256: str
     run_id: str
+    """The flow run."""
+    lineage: str | None = None
+    """The lineage dataset that has a row of this."""
     finished_at: datetime
 
 

@@ -20,6 +20,8 @@ from cosmos_core.errors import ReviewRefused
 from cosmos_core.hashing import sha256_bytes, sha256_json
 from cosmos_core.video_file import read_video
 from tasks.audit import AuditEntry, AuditLog
+from tasks.lineage_dataset import open_lineage
+from tasks.lineage_rows import LineageRows
 from tasks.policy import Policy, decide
 from tasks.publishing import show_clip
 from tasks.quarantine import quarantine_folder
@@ -241,6 +243,10 @@ def _entry(held: HeldClip, review: Review) -> AuditEntry:
 def _finish(store: Store, held: HeldClip, **changes: object) -> Record:
     record = held.record.model_copy(update={"finished_at": datetime.now(UTC), **changes})
     write_record(store, record)
+    if record.lineage is not None:
+        rows = LineageRows(open_lineage(record.lineage, create=True), store)
+        rows.add(record)
+        rows.write()
     return record
 
 

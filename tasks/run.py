@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from cosmos_core.hashing import sha256_json
-from cosmos_core.version import CORE_VERSION
 from tasks.audit import AuditLog
 from tasks.config import RunConfig, find_config_file
 from tasks.devices import machine_devices
 from tasks.guards import Guards
 from tasks.job import Job
+from tasks.job_identity import job_identity
 from tasks.lanes import LanePool
 from tasks.lexicon import Lexicon, load_lexicon
+from tasks.lineage_dataset import lineage_of
+from tasks.lineage_rows import LineageRows
 from tasks.manifest import Manifest
 from tasks.policy import Policy, load_policy
 from tasks.progress import Progress
@@ -21,6 +24,7 @@ from tasks.prompts import PromptRefiner, RefinedPrompt
 from tasks.refiners import make_refiner
 from tasks.run_plan import RunPlan, work_of
 from tasks.scenario import Scenario
+from tasks.stage_runs import StageRuns
 from tasks.storage import Store
 from tasks.versions import AdapterVersion, ModelVersion, Variant
 
@@ -67,6 +71,8 @@ class Run:
         )
         self.models: dict[Variant, ModelVersion] = {}
         self.adapters: dict[str, AdapterVersion] = {}
+        self.stages = StageRuns()
+        self.lineage = LineageRows(lineage_of(store, config.lineage), store)
 
     def work_folder(self, job: Job) -> Path:
         """Where the unfinished work of one job lies on this machine.
@@ -84,38 +90,19 @@ class Run:
         """The adapter versions of one scenario, in its order."""
         return tuple(self.adapters[use.name] for use in scenario.adapters)
 
+    def identity(self, scenario: Scenario, *, input_sha256: str, prompt: str) -> dict[str, Any]:
+        """All that determines the published pixels of a scenario, JSON-ready."""
+        return job_identity(
+            scenario,
+            input_sha256=input_sha256,
+            prompt=prompt,
+            config=self.config,
+            model=self.models[Variant.of(scenario)],
+            adapters=self.adapters_of(scenario),
+            policy_sha256=self.policy.sha256,
+            lexicon_sha256=self.lexicon.sha256,
+        )
+
     def job_id(self, scenario: Scenario, *, input_sha256: str, refined: RefinedPrompt) -> str:
         """Hash of all that determines the published pixels of a scenario."""
-        model = self.models[Variant.of(scenario)]
-        return sha256_json(
-            {
-                "input": input_sha256,
-                "prompt": refined.text,
-                "negative_prompt": scenario.negative_prompt,
-                "seed": scenario.seed,
-                "guidance": scenario.guidance,
-                "num_steps": scenario.num_steps,
-                "num_conditional_frames": scenario.num_conditional_frames,
-                "num_chunks": scenario.num_chunks,
-                "aspect_ratio": scenario.aspect_ratio,
-                "variant": str(model.variant),
-                "base": model.base.sha256,
-                "ema": self.config.checkpoints.ema,
-                "vae": model.vae.sha256,
-                "text_encoder": model.text_encoder.sha256,
-                "adapters": [
-                    [version.file.sha256, version.rank, version.alpha, version.target_modules, use.strength]
-                    for version, use in zip(self.adapters_of(scenario), scenario.adapters, strict=True)
-                ],
-                "policy": self.policy.sha256,
-                "lexicon": self.lexicon.sha256,
-                "guards": self.guards.config.sha256,
-                "video_crf": self.config.video_crf,
-                "dtype": self.config.worker.dtype,
-                "merge_adapters": self.config.worker.merge_adapters,
-                "quantize": self.config.worker.quantize,
-                "text_dtype": self.config.worker.text_dtype,
-                "rope_table": self.config.worker.rope_table,
-                "core": CORE_VERSION,
-            }
-        )
+        return sha256_json(self.identity(scenario, input_sha256=input_sha256, prompt=refined.text))

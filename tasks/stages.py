@@ -22,6 +22,7 @@ from cosmos_core.video_file import probe_input
 from tasks.audit import decision_entries
 from tasks.checking import CheckedClip, check_clip, check_conditioning, check_prompts
 from tasks.generation import GeneratedClip, finished_clip, forget_clip, keep_clip
+from tasks.input_files import fetch_input as fetch
 from tasks.job import FetchedInput, Job
 from tasks.lanes import WorkerPlan
 from tasks.outcomes import make_record
@@ -40,7 +41,7 @@ from tasks.records import (
 from tasks.release import issue_release, release_key
 from tasks.run import Run
 from tasks.scenario import Scenario
-from tasks.storage import fetch_input as fetch
+from tasks.stage_runs import staged
 from tasks.verdicts import Decision
 
 __all__ = ["check_input", "check_video", "fetch_input", "generate_video", "publish", "refine_prompt"]
@@ -66,6 +67,7 @@ _RETRIES: dict[str, Any] = {
     retry_delay_seconds=exponential_backoff(2),
     **_RETRIES,
 )
+@staged("fetch")
 def fetch_input(run: Run, scenario: Scenario) -> FetchedInput:
     """Bring the input to this machine and make sure that it can be decoded."""
     run.progress.stage(scenario.scenario_id, "fetch")
@@ -76,6 +78,7 @@ def fetch_input(run: Run, scenario: Scenario) -> FetchedInput:
 
 
 @task(name="refine-prompt", task_run_name="refine {scenario.scenario_id}", **_RETRIES)
+@staged("refine")
 def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
     """Settle the texts of a scenario, check them, and name the job that they make."""
     run.progress.stage(scenario.scenario_id, "refine")
@@ -101,6 +104,7 @@ def refine_prompt(run: Run, scenario: Scenario, fetched: FetchedInput) -> Job:
 
 
 @task(name="check-input", task_run_name="check input {job.scenario.scenario_id}", **_RETRIES)
+@staged("check_input")
 def check_input(run: Run, job: Job) -> Job:
     """Check and redact what the clip will be generated from; the job comes back decided on that as well."""
     run.progress.stage(job.scenario.scenario_id, "check input")
@@ -124,6 +128,7 @@ def check_input(run: Run, job: Job) -> Job:
     retry_delay_seconds=exponential_backoff(2),
     **_RETRIES,
 )
+@staged("generate")
 def generate_video(run: Run, job: Job, plan: WorkerPlan) -> GeneratedClip:
     """Generate the frames on the next free lane, unless an earlier run already did."""
     scenario, logger = job.scenario, get_run_logger()
@@ -154,6 +159,8 @@ def generate_video(run: Run, job: Job, plan: WorkerPlan) -> GeneratedClip:
             lane=lane.name,
             num_devices=plan.num_devices,
             planned_device_s=run.planned_device_s(scenario, plan.num_devices),
+            flow_run_id=run.run_id,
+            task_run_id=run.stages.of(scenario.scenario_id)["generate"].task_run_id,
         )
     keep_clip(clip, folder)
     return clip
@@ -180,6 +187,7 @@ def _request(job: Job, frames_path: Path) -> GenerateVideo:
 
 
 @task(name="check-video", task_run_name="check {job.scenario.scenario_id}", **_RETRIES)
+@staged("check")
 def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
     """Redact and check the frames, decide, encode what may be seen, and release what the decision lets pass."""
     run.progress.stage(job.scenario.scenario_id, "check")
@@ -211,6 +219,7 @@ def check_video(run: Run, job: Job, clip: GeneratedClip) -> CheckedClip:
     retry_delay_seconds=exponential_backoff(2),
     **_RETRIES,
 )
+@staged("publish")
 def publish(
     run: Run, job: Job, clip: GeneratedClip | None = None, checked: CheckedClip | None = None
 ) -> dict[str, Any]:
@@ -274,6 +283,7 @@ def publish(
         timings_s=timings | {"publish": time.monotonic() - started},
     )
     write_record(run.store, record)
+    run.lineage.add(record)
     forget_clip(run.work_folder(job))
     return results_row(record, run.store, reused=False, run_id=run.run_id)
 

@@ -9,7 +9,9 @@ import typer
 from cosmos_core.errors import CrossroadsError
 from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
 from flows.cli import generate as generating
+from flows.cli import lineage as tracing
 from flows.cli import plan as planning
+from flows.cli import reproduce as repeating
 
 __all__ = ["app", "main"]
 
@@ -26,6 +28,8 @@ app.command()(generating.generate)
 app.command()(planning.plan)
 app.command()(generating.demo)
 app.command()(generating.tiny)
+app.command()(tracing.lineage)
+app.command()(repeating.reproduce)
 app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrail decisions.")

@@ -17,7 +17,7 @@ from cosmos_core.errors import BadConfig, CrossroadsError
 from flows.cli.display import TerminalDisplay, results_table
 from flows.cli.environment import prepare_environment
 
-__all__ = ["EXIT_INCOMPLETE", "demo", "generate", "tiny"]
+__all__ = ["EXIT_INCOMPLETE", "demo", "generate", "run_flow", "tiny"]
 
 EXIT_INCOMPLETE = 3
 """The run ended, but some rows were invalid or failed."""
@@ -86,6 +86,16 @@ def run_manifest(manifest: str, output: str, *, config: str | None, input_root: 
     """
     prepare_environment(verbose=verbose)
     _check_before_starting(manifest, output, config=config, input_root=input_root)
+    run_flow(console, manifest=manifest, output=output, config=config, input_root=input_root)
+    return _conclude(output)
+
+
+def run_flow(console: Console, **parameters: str | None) -> None:
+    """Run the flow in this process, showing how far it is; the environment must have been prepared.
+
+    Raises:
+        CrossroadsError: nothing could be done at all.
+    """
     display = TerminalDisplay(console)
     with display.shown():
         display.say("starting Prefect")
@@ -93,9 +103,7 @@ def run_manifest(manifest: str, output: str, *, config: str | None, input_root: 
         from tasks.progress import listening
 
         with listening(display):
-            state = generate_scenarios(
-                manifest=manifest, output=output, config=config, input_root=input_root, return_state=True
-            )
+            state = generate_scenarios(**parameters, return_state=True)
         error = state.result(raise_on_failure=False)
         if isinstance(error, CrossroadsError):
             raise error
@@ -104,7 +112,6 @@ def run_manifest(manifest: str, output: str, *, config: str | None, input_root: 
         display.say("recording")
         _wait_until_recorded(state.state_details.flow_run_id)
         display.say("done")
-    return _conclude(output)
 
 
 def _check_before_starting(manifest: str, output: str, *, config: str | None, input_root: str | None) -> None:

@@ -79,6 +79,11 @@ class Workspace:
     def results(self, output: str = "out") -> list[dict[str, Any]]:
         return pq.read_table(self.folder / output / "results.parquet").to_pylist()
 
+    def lineage(self, output: str = "out") -> list[dict[str, Any]]:
+        """All rows of the lineage dataset, whatever file they are in."""
+        files = sorted((self.folder / output / "lineage" / "rows").rglob("*.parquet"))
+        return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+
     def record(self, scenario_id: str, output: str = "out") -> dict[str, Any]:
         return json.loads((self.folder / output / "records" / f"{scenario_id}.json").read_text())
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cosmos_core.hashing import sha256_file
+from cosmos_core.hashing import sha256_file, sha256_json
 from cosmos_core.video_file import read_video
 from tests.flows.conftest import Workspace, wait_until, worker_processes
 
@@ -98,6 +98,20 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     assert statuses["video.content"] == "unavailable"
     assert (statuses["input.sanity"], statuses["input.redaction"]) == ("pass", "pass")
     assert workspace.record("forbidden")["status"] == "blocked"
+    assert sha256_json(record["identity"]) == record["job_id"]
+    assert record["config"]["worker"]["num_threads"] == 1
+    assert record["packages"]["prefect"]
+    assert record["environment"]["device"] == "cpu"
+
+    # And so does the lineage, which has a row for each scenario that came to its end.
+    lineage = {row["scenario_id"]: row for row in workspace.lineage()}
+    assert {name: row["status"] for name, row in lineage.items()} == {
+        "first": "published", "with-adapter": "published", "forbidden": "blocked",
+    }  # fmt: skip
+    row = lineage["with-adapter"]
+    assert row["output_sha256"] == record["output"]["sha256"]
+    assert record["adapters"][0]["file"]["sha256"] in row["uses"]
+    assert row["run_id"] == rows[1]["run_id"]
 
     # Every decision is in the log, the refused one as well, and nobody has touched it.
     verified = workspace.run("audit", "verify", "out")
@@ -119,6 +133,14 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
 
     wait_until(recorded, timeout_s=60, interval_s=1)
     assert run["state_name"] == "CompletedWithFailures"
+    ran = {task["name"]: task["id"] for task in tasks}
+    assert {stage["stage"]: stage["task_run_id"] for stage in row["stages"]} == {
+        stage: ran[f"{stage.replace('_', ' ')} with-adapter"]
+        for stage in ("fetch", "refine", "check_input", "generate", "check", "publish")
+    }
+    assert dict(row["generated_by"]) == {
+        "lane": "cpu", "flow_run_id": run["id"], "task_run_id": ran["generate with-adapter"],
+    }  # fmt: skip
     by_key = {artifact["key"]: artifact for artifact in artifacts}
     assert by_key["progress"]["data"] == 100.0
     table = json.loads(by_key["results"]["data"])
@@ -130,6 +152,7 @@ def test_every_row_ends_in_one_row(workspace: Workspace, prefect_server: str) ->
     again = workspace.generate(str(manifest))
     assert again.returncode == 3, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(workspace.lineage()) == 3
     repeated = workspace.results()
     assert [row["reused"] for row in repeated] == [True, True, False, False, False, True, False, False]
     ignored = {"reused", "run_id"}
@@ -222,6 +245,7 @@ def test_kill_9_in_the_middle_loses_nothing_and_repeats_nothing(workspace: Works
     rows = workspace.results()
     assert [row["status"] for row in rows] == ["published"] * 3
     assert rows[0]["reused"] is True
+    assert sorted(row["scenario_id"] for row in workspace.lineage()) == sorted(names)
     assert not worker_processes(home)
 
 
@@ -251,9 +275,16 @@ def test_inputs_and_results_on_s3(workspace: Workspace, bucket: str) -> None:
     done = workspace.generate(f"{bucket}/in/manifest.json", f"{bucket}/out")
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.split("/", 2)[2] for path in filesystem.find(f"{bucket}/out")}
+    [lineage] = [name for name in names if name.startswith("lineage/rows/run_id=")]
+    [events] = [name for name in names if name.startswith("openlineage/")]
+    told = [json.loads(line) for line in filesystem.cat_file(f"{bucket}/out/{events}").splitlines()]
+    assert [event["eventType"] for event in told] == ["START", "COMPLETE"]
+    assert {data["name"].split("/")[0] for data in told[1]["inputs"]} == {"in", "base", "vae", "text_encoder"}
     assert names == {
         "audit/000000001.parquet",
         "index.html",
+        lineage,
+        events,
         "results.parquet",
         "records/remote.json",
         "thumbnails/remote.jpg",

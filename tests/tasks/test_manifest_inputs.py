@@ -107,11 +107,34 @@ def test_a_link_to_itself_ends(site):
 
 @pytest.mark.parametrize(
     "scenario_input",
-    ["s3://bucket/a b.jpg", "https://host/a.jpg?sig=x@y", "http://host:8080/d/a.mp4", "s3://b/../a.jpg"],
+    ["s3://bucket/a b.jpg", "https://host/a.jpg?size=x@y", "http://host:8080/d/a.mp4", "s3://b/../a.jpg"],
 )
 def test_remote_addresses_pass(site, scenario_input):
     assert resolve(site, scenario_input) == scenario_input
     assert resolve_input(scenario_input, manifest_uri="s3://other/m.csv") == scenario_input
+
+
+@pytest.mark.parametrize(
+    "scenario_input",
+    [
+        "https://user:pw@host/a.jpg",
+        "https://bucket.s3.amazonaws.com/a.jpg?X-Amz-Credential=AKIA%2F&X-Amz-Signature=SECRET",
+        "https://host/a.jpg?sv=1&sig=SECRET",
+        "https://host/a.jpg?token=SECRET#x",
+    ],
+)
+def test_addresses_that_carry_credentials_are_refused_and_not_repeated(site, scenario_input):
+    with pytest.raises(BadScenario, match="carries credentials") as caught:
+        resolve(site, scenario_input)
+    assert not any(secret in str(caught.value) for secret in ("pw", "AKIA", "SECRET"))
+
+
+@pytest.mark.parametrize(
+    "scenario_input", ["s3://bucket/a.jpg::file:///etc/passwd", "https://host/a.jpg::/etc/passwd", "http://h/::a"]
+)
+def test_addresses_cannot_be_chained(site, scenario_input):
+    with pytest.raises(BadScenario, match="names several places"):
+        resolve(site, scenario_input)
 
 
 def test_a_scheme_is_written_small(site):

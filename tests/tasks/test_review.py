@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,6 +18,9 @@ from cosmos_core.hashing import sha256_bytes, sha256_file
 from cosmos_core.video_file import read_video, write_video
 from tasks.audit import AuditLog, decision_entries
 from tasks.audit_verification import verify_audit
+from tasks.lineage_dataset import open_lineage
+from tasks.lineage_query import rows_of
+from tasks.lineage_rows import collect_lineage
 from tasks.policy import decide, load_policy
 from tasks.quarantine import hold_clip, read_evidence
 from tasks.records import CodeVersion, Output, Record, Status, read_record, results_row, write_record
@@ -112,6 +116,17 @@ def test_a_review_leaves_the_device_time_on_the_contact_sheet(store, tmp_path):
 
 def table(store):
     return pq.read_table(io.BytesIO(store.read_bytes("results.parquet"))).to_pylist()
+
+
+def test_a_review_is_in_the_lineage(store, tmp_path, key):
+    dataset = open_lineage(f"{store.uri}/lineage", create=True)
+    record = hold(store, tmp_path).model_copy(update={"lineage": dataset.uri})
+    write_record(store, record)
+    collect_lineage(dataset, store)
+    approve(store, "a", by="Kim", reason="not graphic", policy=POLICY, key=key)
+    [row] = dataset.ask(lambda parts: rows_of(dataset, parts, ds.scalar(True)))
+    assert (row["status"], row["review"], row["reviewed_by"]) == ("published", "approved", "Kim")
+    assert row["video_uri"] == store.uri_of("videos/a.mp4")
 
 
 def test_an_approval_publishes_the_very_clip_and_says_who_when_and_why(store, tmp_path, key):

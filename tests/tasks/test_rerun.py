@@ -19,7 +19,6 @@ from tasks import job_identity as identities
 from tasks.config import load_config, parse_config
 from tasks.guards import Guards
 from tasks.job import FetchedInput, Job
-from tasks.lanes import LanePool
 from tasks.manifest import read_manifest
 from tasks.outcomes import make_record
 from tasks.policy import decide
@@ -33,6 +32,7 @@ from tasks.registry_documents import Kind
 from tasks.reproduction import compare_with_record, open_record
 from tasks.rerun import prepare_rerun
 from tasks.run import Run
+from tasks.run_plan import plan_run
 from tasks.storage import open_store
 
 
@@ -75,10 +75,11 @@ class Workplace:
         manifest = self.folder / "manifest.json"
         manifest.write_text(json.dumps([row]))
         home = self.folder / "home"
-        with LanePool(self.config.worker, home) as lanes, Guards() as guards:
+        read = read_manifest(str(manifest), self.config.defaults)
+        with Guards() as guards:
             run = Run(
-                run_id="run-1", config=self.config, manifest=read_manifest(str(manifest), self.config.defaults),
-                store=self.store, lanes=lanes, guards=guards, progress=Progress(), home=home,
+                run_id="run-1", config=self.config, manifest=read, plan=plan_run(read, self.config, ()),
+                store=self.store, guards=guards, progress=Progress(), home=home,
             )  # fmt: skip
             with disable_run_logger():
                 assert resolve_versions.fn(run) == {}

@@ -52,6 +52,7 @@ def submit(
     Exit codes: 0 started, or started before; 3 some rows are invalid and nothing was started; 1 refused; 2 wrong usage.
     """
     from tasks.config import load_config
+    from tasks.manifest_events import tell_received
     from tasks.run_request import RunRequest, start_once
 
     extra = _parsed(param or [])
@@ -76,6 +77,10 @@ def submit(
         manifest_sha256=checked.sha256, deployment=deployment, parameters=parameters | extra, title=name
     )
     run = start_once(store, request)
+    if run.is_new:
+        told = {"manifest": copy, "sha256": checked.sha256, "run_id": run.run_id, "deployment": deployment}
+        num_rows, num_invalid = checked.num_rows, len(checked.invalid)
+        tell_received(request.key, name, num_rows=num_rows, num_invalid=num_invalid, **told)
     if as_json:
         facts = {"run_id": run.run_id, "is_new": run.is_new, "key": request.key, "deployment": deployment}
         typer.echo(json.dumps(facts | {"parameters": request.parameters}, indent=2))

@@ -121,7 +121,7 @@ def api(prefect_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def deployed(api: str) -> Callable[[], list[Any]]:
+def deployed(api: str) -> Iterator[Callable[[], list[Any]]]:
     """The deployment for runs on demand is on the server; gives its runs, those of this test only."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
@@ -138,7 +138,10 @@ def deployed(api: str) -> Callable[[], list[Any]]:
 
     before: set[Any] = set()
     before |= {run.id for run in runs()}
-    return runs
+    yield runs
+    with get_client(sync_client=True) as client:
+        for run in runs():
+            client.delete_flow_run(run.id)  # a worker of another test must not find it
 
 
 @pytest.fixture

@@ -92,6 +92,8 @@ def submit(
         f"Results:  {request.parameters['output']}",
         f"Follow:   crossroads watch {run.run_id}",
     ]
+    if not run.is_new:
+        lines.append(f"Again:    crossroads retry {run.run_id}")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
 

@@ -88,7 +88,11 @@ def test_what_is_wrong_is_refused_before_anything_is_started(capsys, tmp_path, m
     assert (code, "does not take such a parameter: got limt" in err) == (1, True)
     code, _, err = crossroads(capsys, "submit", manifest, "--inbox", inbox, "--deployment", "generate-scenarios/none")
     assert (code, "prefect deploy --all" in err) == (1, True)
-    assert len(deployed()) == 1
+    code, out, _ = crossroads(capsys, "submit", half, "--inbox", inbox, "--allow-invalid")
+    [run] = deployed()
+    assert code == 0
+    assert f"{run.id} (started before for the same order)" in out
+    assert f"crossroads retry {run.id}" in out
 
 
 def test_without_a_server_the_command_says_what_to_start(capsys, tmp_path, manifest):

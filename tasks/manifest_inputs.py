@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from cosmos_core.errors import BadConfig, BadScenario
 from tasks.manifest_source import local_path, scheme_of, without_credentials
 
-__all__ = ["check_input_root", "resolve_input"]
+__all__ = ["check_input_root", "folder_of", "resolve_input"]
 
 _REMOTE = ("s3", "http", "https")
 _EXPECTED_SCHEMES = "a relative path, s3://, http(s):// or file://"
@@ -61,7 +61,7 @@ def resolve_input(scenario_input: str, *, manifest_uri: str, input_root: str | N
     path = local_path(scenario_input)
     if path is None:
         raise BadScenario("this is no local file address", got=scenario_input, expected="file:///absolute/path")
-    root = input_root if input_root is not None else _folder(manifest_uri)
+    root = input_root if input_root is not None else folder_of(manifest_uri)
     if scheme_of(root) in _REMOTE:
         return _below_remote(str(path), root)
     folder = local_path(root)
@@ -69,7 +69,8 @@ def resolve_input(scenario_input: str, *, manifest_uri: str, input_root: str | N
     return _below_local(path, folder)
 
 
-def _folder(manifest_uri: str) -> str:
+def folder_of(manifest_uri: str) -> str:
+    """The folder or address that relative inputs of a manifest begin at."""
     if scheme_of(manifest_uri) in _REMOTE:
         return manifest_uri.partition("?")[0].rpartition("/")[0]
     path = local_path(manifest_uri)

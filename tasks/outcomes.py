@@ -10,6 +10,7 @@ from tasks.audit import AuditMark
 from tasks.code_version import code_version, package_versions
 from tasks.generation import GeneratedClip
 from tasks.job import Job
+from tasks.quarantine_expiry import is_expired
 from tasks.records import Output, Record, Status, read_record, results_row, write_record
 from tasks.release import ReleaseToken
 from tasks.run import Run
@@ -82,7 +83,8 @@ def finished_row(run: Run, job: Job) -> dict[str, Any] | None:
     if record.status is Status.QUARANTINED and record.output is None:
         # A check gave no answer, so nothing was generated: ask again.
         return None
-    if record.output is not None and run.store.size(record.output.video) != record.output.num_bytes:
+    output = record.output
+    if output is not None and run.store.size(output.video) != output.num_bytes and not is_expired(run.store, record):
         return None
     run.lineage.add_missing(record)
     # What does not touch the pixels (labels, output name, row) follows the manifest of today.

@@ -1,4 +1,5 @@
-"""Where held clips lie, with what a person needs to judge them. Nothing in it is ever deleted.
+"""Where held clips lie, with what a person needs to judge them. Only their age removes them, where an operator says so
+(`quarantine_expiry`).
 
     quarantine/<scenario_id>.mp4                 the clip, redacted as far as it could be
     quarantine/<scenario_id>/verdicts.json       why it is held, and which pictures show it

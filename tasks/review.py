@@ -25,6 +25,7 @@ from tasks.lineage_rows import LineageRows
 from tasks.policy import Policy, decide
 from tasks.publishing import show_clip
 from tasks.quarantine import quarantine_folder
+from tasks.quarantine_expiry import is_expired
 from tasks.records import Output, Record, Review, Status, read_record, write_record
 from tasks.release import issue_release
 from tasks.storage import Store
@@ -49,10 +50,10 @@ class HeldClip(BaseModel):
 
 
 def held_clips(store: Store) -> Iterator[HeldClip]:
-    """Every clip in quarantine, reviewed or not, in the order of the names."""
+    """Every clip in quarantine that has not expired, reviewed or not, in the order of the names."""
     for name in store.list("records"):
         record = read_record(store, name.removeprefix("records/").removesuffix(".json"))
-        if record is not None and (held := _held(record)) is not None:
+        if record is not None and (held := _held(record)) is not None and not is_expired(store, record):
             yield held
 
 
@@ -68,6 +69,12 @@ def require_held(store: Store, scenario_id: str) -> HeldClip:
     if (held := _held(record)) is None:
         state = "published" if record.output else f"{record.status}, without a clip"
         raise ReviewRefused(f"scenario {scenario_id} is not in quarantine", got=state, expected="a held clip")
+    if is_expired(store, record):
+        raise ReviewRefused(
+            f"the held clip of scenario {scenario_id} has expired",
+            got=f"{quarantine_folder(scenario_id)}/expired.json",
+            fix="Run the scenario again with another seed.",
+        )
     return held
 
 

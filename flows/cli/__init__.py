@@ -7,11 +7,12 @@ import sys
 import typer
 
 from cosmos_core.errors import CrossroadsError
-from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, server
+from flows.cli import adapter, audit, checkpoint, manifest, prompts, registry, review, runs, server
 from flows.cli import generate as generating
 from flows.cli import lineage as tracing
 from flows.cli import plan as planning
 from flows.cli import reproduce as repeating
+from flows.cli import submit as submitting
 
 __all__ = ["app", "main"]
 
@@ -30,6 +31,11 @@ app.command()(generating.demo)
 app.command()(generating.tiny)
 app.command()(tracing.lineage)
 app.command()(repeating.reproduce)
+app.command()(submitting.submit)
+app.command()(runs.status)
+app.command()(runs.watch)
+app.command()(runs.cancel)
+app.command()(runs.retry)
 app.command()(server.ui)
 app.add_typer(adapter.app, name="adapter", help="Extract, inspect, export and import LoRA adapters.")
 app.add_typer(audit.app, name="audit", help="Read and verify the log of guardrail decisions.")

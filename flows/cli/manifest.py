@@ -17,7 +17,7 @@ from flows.cli.tables import cell, make_console
 from tasks.manifest import InvalidRow, Manifest, parse_manifest, read_manifest, schema_document, write_manifest
 from tasks.scenario import Scenario, ScenarioDefaults, ScenarioRow
 
-__all__ = ["app", "load_defaults"]
+__all__ = ["EXIT_SOME_INVALID", "app", "invalid_table", "load_defaults", "summary"]
 
 EXIT_SOME_INVALID = 3
 
@@ -53,8 +53,8 @@ def validate(
     else:
         console = make_console()
         if checked.invalid:
-            console.print(_invalid_table(checked.invalid))
-        console.print(_summary(checked))
+            console.print(invalid_table(checked.invalid))
+        console.print(summary(checked))
     if checked.invalid:
         raise typer.Exit(EXIT_SOME_INVALID)
 
@@ -72,7 +72,7 @@ def show(
     console.print(_rows_table(checked, limit))
     if checked.num_rows > limit:
         console.print(f"{checked.num_rows - limit} more rows: raise --limit to see them.")
-    console.print(_summary(checked))
+    console.print(summary(checked))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def convert(
     rows = [row for row in parsed.rows if isinstance(row, ScenarioRow)]
     console = make_console()
     if invalid := [row for row in parsed.rows if isinstance(row, InvalidRow)]:
-        console.print(_invalid_table(invalid))
+        console.print(invalid_table(invalid))
         console.print(
             Text(f"Nothing written: {len(invalid)} of {len(parsed.rows)} rows are invalid. Repair them first.")
         )
@@ -119,7 +119,8 @@ def schema(as_json: AsJson = False) -> None:
     make_console().print(table)
 
 
-def _summary(manifest: Manifest) -> Text:
+def summary(manifest: Manifest) -> Text:
+    """One line about a whole manifest."""
     return Text(
         f"{manifest.uri}: {manifest.num_rows} rows, {len(manifest.rows)} valid, {len(manifest.invalid)} invalid "
         f"({manifest.format}, sha256 {manifest.sha256[:12]})"
@@ -138,7 +139,8 @@ def _report(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _invalid_table(rows: list[InvalidRow] | tuple[InvalidRow, ...]) -> Table:
+def invalid_table(rows: list[InvalidRow] | tuple[InvalidRow, ...]) -> Table:
+    """Every problem of every invalid row."""
     table = Table("row", "scenario", "field", "got", "expected", title="Invalid rows")
     for row in rows:
         name: tuple[str, str] = (str(row.row_number), row.scenario_id or "")

@@ -112,6 +112,39 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def api(prefect_server: str) -> Iterator[str]:
+    """This process and its commands talk to the Prefect server; threads of a test need a copy of its context."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
+
+
+@pytest.fixture
+def deployed(api: str) -> Iterator[Callable[[], list[Any]]]:
+    """The deployment for runs on demand is on the server; gives its runs, those of this test only."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    from flows.generate_scenarios import generate_scenarios
+
+    deployment = generate_scenarios.to_deployment("generate", enforce_parameter_schema=True)
+    deployment_id = deployment.apply()
+
+    def runs() -> list[Any]:
+        only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
+        with get_client(sync_client=True) as client:
+            return [run for run in client.read_flow_runs(deployment_filter=only) if run.id not in before]
+
+    before: set[Any] = set()
+    before |= {run.id for run in runs()}
+    yield runs
+    with get_client(sync_client=True) as client:
+        for run in runs():
+            client.delete_flow_run(run.id)  # a worker of another test must not find it
+
+
+@pytest.fixture
 def workspace(tmp_path: Path, micro_root: Path, prefect_server: str) -> Workspace:
     """A working folder whose commands talk to the Prefect server."""
     environment = os.environ | {

@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cosmos_core import tiny
 from cosmos_core.adapter_file import read_adapter
 from cosmos_core.architecture import MODELS, VAEArchitecture
 from cosmos_core.lora import adapter_shapes
 from cosmos_core.lora_state_dict import LoraSpec
+from cosmos_core.tiny import install_tiny
 from cosmos_core.vae import VideoVAE, build_layers
-from examples.tiny_model import train_vae
-from examples.tiny_model.adapter_export import export_adapter
+from examples.tiny_model import publish, train_vae
+from examples.tiny_model.adapter_export import ADAPTER_OF, export_adapter
 from examples.tiny_model.latent_bank import Sample
 from examples.tiny_model.mixed_precision import MasterWeights
 from examples.tiny_model.pieces import Piece, load_state, save_state, set_learning_rate
@@ -244,6 +246,16 @@ def test_a_trained_adapter_is_extracted_from_a_training_checkpoint(tmp_path: Pat
     assert (stored.spec().rank, stored.spec().alpha) == (16, 16.0)
     assert stored.tensors.keys() == matrices.keys()
     assert all(torch.equal(stored.tensors[name], value) for name, value in matrices.items())
+
+
+def test_what_is_published_is_what_is_shipped(tmp_path: Path) -> None:
+    assert sorted(ADAPTER_OF.values()) == sorted(tiny.ADAPTERS)
+    install_tiny(tmp_path / "checkpoints").rename(tmp_path / "model")
+    publish.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    published = set((tmp_path / "out" / tiny.SUMS).read_text().splitlines())
+    shipped = set((tiny.SHIPPED_WEIGHTS / tiny.SUMS).read_text().splitlines())
+    assert {line.partition("  ")[2] for line in shipped - published} == {"README.md"}
+    assert published <= shipped
 
 
 SCRIPT = """
